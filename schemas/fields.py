@@ -1,0 +1,71 @@
+"""Documents and field maps: the values that mapping, comparison and conflict rules work on.
+
+A **document** is one aggregate (a root entity and its parts) as flat JSON: `field -> value` for the root's fields and
+`part_type/part_id -> {field: value}` for each part, for example::
+
+    {"first_name": "Ann", "birth_date": "1990-04-01", "email/email_01h…": {"address": "ann@example.org"}}
+
+Values are JSON: text, numbers, booleans, None; dates and times as ISO 8601 text. A missing key means *absent* (this
+system does not have the field), None means *empty*; the two are never the same.
+
+A **field map** is data in an adapter's manifest. `streams.rules.mapping` turns documents into their payloads and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Json = Any
+Document = dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One canonical field and where it is in their payload.
+
+    Args:
+        canonical: column name in the canonical table.
+        external: dotted path in their payload, for example `address.city`.
+        references: entity type this field points at; its value is their id of that entity on the outside.
+    """
+
+    canonical: str
+    external: str
+    references: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kind of part, nested as a list in their payload.
+
+    Args:
+        entity_type: canonical type of the part, for example `email`.
+        parent: the part's column that points at the root, for example `person_id`.
+        external: dotted path of the list in their payload, for example `emails`.
+        fields: fields of one part, paths relative to the list's item.
+        id_field: key in the item that carries our part id, when they keep it.
+    """
+
+    entity_type: str
+    parent: str
+    external: str
+    fields: tuple[Field, ...]
+    id_field: str = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One kind of external record: which root entity and which parts it is made of.
+
+    Args:
+        external_type: their name of it; one connection has each at most once.
+        root: canonical type of the root entity.
+        fields: the root's fields.
+        parts: the kinds of parts it holds.
+    """
+
+    external_type: str
+    root: str
+    fields: tuple[Field, ...]
+    parts: tuple[Part, ...] = ()
