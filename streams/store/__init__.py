@@ -1,0 +1,1 @@
+"""What must survive: SQL, migrations and the values read from the tables."""

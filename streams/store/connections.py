@@ -1,0 +1,105 @@
+"""Connections as the pipeline reads them: one organisation's account in one external system, without its secrets.
+
+Readers are the planner, the dispatcher, the polls, the gateway and the CLI. What changes a connection is in
+`streams.connections`, which also raises `epoch` and notifies `sync_connection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from schemas.problems import Problem
+
+Json = Any
+Gate = Literal["staging", "matched", "populated", "live"]
+State = Literal["active", "paused", "disconnected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One row of `sync.connection`; field names are column names.
+
+    Args:
+        settings: the adapter's plain settings; whatever is secret is in `sync.credential`.
+        poll_interval_s: seconds between two polls of one external type.
+        gates: entity type -> how far it is; a missing type is at `staging`.
+        epoch: + 1 whenever something changes that decides what is sent.
+    """
+
+    org_id: str
+    name: str
+    system: str
+    url: str
+    auth: str | None
+    settings: Mapping[str, Json]
+    option: int
+    mode: str
+    delete_policy: str
+    conflict_policy: str
+    retry_policy: str
+    poll_interval_s: float
+    allow_http: bool
+    gates: Mapping[str, Gate]
+    state: State
+    state_reason: str | None
+    epoch: int
+    created_at: datetime
+
+    def gate(self, entity_type: str) -> Gate:
+        """How far `entity_type` is here."""
+        return self.gates.get(entity_type, "staging")
+
+    def is_live(self, entity_type: str) -> bool:
+        """Whether changes of `entity_type` flow."""
+        return self.gate(entity_type) == "live"
+
+
+_COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, retry_policy,
+              poll_interval_s, allow_http, gates, state, state_reason, epoch, created_at"""
+
+
+async def list_active(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:
+    """The connections that work (state `active`), of one organisation or of all, by organisation and name."""
+    return await _select(
+        conn, "where state = 'active' and (%(org)s::text is null or org_id = %(org)s)", {"org": org_id}
+    )
+
+
+async def list_all(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:
+    """All connections, disconnected ones too, of one organisation or of all, by organisation and name."""
+    return await _select(conn, "where %(org)s::text is null or org_id = %(org)s", {"org": org_id})
+
+
+async def load_connection(conn: AsyncConnection[Any], org_id: str, name: str, *, lock: bool = False) -> Connection:
+    """One connection; `lock` takes its row FOR UPDATE.
+
+    Raises:
+        Problem: `connection_unknown`.
+    """
+    rows = await _select(
+        conn, "where org_id = %(org)s and name = %(name)s", {"org": org_id, "name": name}, lock=lock
+    )
+    if not rows:
+        raise Problem(
+            "connection_unknown",
+            f"the organisation {org_id} has no connection named {name!r}",
+            "See the names with `syncline connections list`.",
+        )
+    return rows[0]
+
+
+async def _select(
+    conn: AsyncConnection[Any], condition: str, values: dict[str, str | None], *, lock: bool = False
+) -> list[Connection]:
+    suffix = " for update" if lock else ""
+    async with conn.cursor(row_factory=class_row(Connection)) as cursor:
+        # Only the constants of this module are put together here; every value is a parameter.
+        statement = f"select {_COLUMNS} from sync.connection {condition} order by org_id, name{suffix}"
+        await cursor.execute(statement.encode(), values)
+        return await cursor.fetchall()
