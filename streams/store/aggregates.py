@@ -1,0 +1,77 @@
+"""Aggregates as they are now: root rows and their parts, read together, as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+
+from psycopg import AsyncConnection, sql
+
+from schemas.fields import Aggregate, Document, Json
+from streams.rules import mapping
+
+_COMMON = ("id", "version", "origin", "origin_event", "modified_at", "deleted_at")
+
+
+@dataclass(slots=True)
+class Rows:
+    """One root row and its living parts, part type -> rows. Values are JSON: dates and times ISO 8601 text."""
+
+    root: dict[str, Json]
+    parts: dict[str, list[dict[str, Json]]] = field(default_factory=dict)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the root is marked as deleted."""
+        return self.root["deleted_at"] is not None
+
+    def document(self, aggregate: Aggregate) -> Document:
+        """The mapped fields as a document."""
+        return mapping.document(aggregate, self.root, self.parts)
+
+
+async def read(
+    conn: AsyncConnection, aggregate: Aggregate, org_id: str, ids: Iterable[str], *, lock: bool = False
+) -> dict[str, Rows]:
+    """Roots by id with their parts, all in one snapshot; ids that have no row are missing from the answer.
+
+    With `lock`, rows are locked FOR UPDATE, the root before its parts, each table in order of id.
+    """
+    wanted = sorted(set(ids))
+    found: dict[str, Rows] = {}
+    for statement in _statements(aggregate, lock):
+        cursor = await conn.execute(statement, {"org": org_id, "ids": wanted})
+        async for kind, root_id, row in cursor:
+            if kind == aggregate.root:
+                found[root_id] = Rows(row)
+            elif root_id in found:
+                found[root_id].parts.setdefault(kind, []).append(row)
+    return found
+
+
+@cache
+def _statements(aggregate: Aggregate, lock: bool) -> tuple[sql.Composed, ...]:
+    """The root's select, then each part's; without locks as one statement, so that all see the same snapshot."""
+    selects = [_select(aggregate.root, "id", tuple(f.canonical for f in aggregate.fields), living=False)]
+    for part in aggregate.parts:
+        columns = tuple(f.canonical for f in part.fields)
+        selects.append(_select(part.entity_type, part.parent, columns, living=True))
+    if lock:
+        return tuple(select + sql.SQL(" order by id for update") for select in selects)
+    return (sql.SQL(" union all ").join(selects),)
+
+
+def _select(table: str, root: str, columns: tuple[str, ...], *, living: bool) -> sql.Composed:
+    pairs = sql.SQL(", ").join(
+        sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(name)) for name in dict.fromkeys(_COMMON + columns)
+    )
+    return sql.SQL(
+        "select {kind}, {root}, jsonb_build_object({pairs}) from canon.{table} where org_id = %(org)s and {root} = any(%(ids)s){living}"
+    ).format(
+        kind=sql.Literal(table),
+        root=sql.Identifier(root),
+        pairs=pairs,
+        table=sql.Identifier(table),
+        living=sql.SQL(" and deleted_at is null" if living else ""),
+    )
