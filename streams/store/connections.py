@@ -82,9 +82,7 @@ async def load_connection(conn: AsyncConnection[Any], org_id: str, name: str, *,
     Raises:
         Problem: `connection_unknown`.
     """
-    rows = await _select(
-        conn, "where org_id = %(org)s and name = %(name)s", {"org": org_id, "name": name}, lock=lock
-    )
+    rows = await _select(conn, "where org_id = %(org)s and name = %(name)s", {"org": org_id, "name": name}, lock=lock)
     if not rows:
         raise Problem(
             "connection_unknown",
@@ -100,6 +98,6 @@ async def _select(
     suffix = " for update" if lock else ""
     async with conn.cursor(row_factory=class_row(Connection)) as cursor:
         # Only the constants of this module are put together here; every value is a parameter.
-        statement = f"select {_COLUMNS} from sync.connection {condition} order by org_id, name{suffix}"
+        statement = f"select {_COLUMNS} from sync.connection {condition} order by org_id, name{suffix}"  # noqa: S608
         await cursor.execute(statement.encode(), values)
         return await cursor.fetchall()
