@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from connectors.errors import ConnectorError
 from schemas.fields import Aggregate, Json
+from schemas.problems import Problem
 
 
 class CreateTier(enum.Enum):
@@ -134,14 +135,23 @@ class ExternalRecord:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some records of one type and how far the reading got: the newest time seen, None for an empty page."""
+    """Some records of one type and how far the reading got: the newest time seen, None for an empty page.
+
+    Args:
+        unreadable: items that are no record, each as its JSON bytes and the reason, for the dead letters. They do not
+            stop the page and do not move `through`; a later poll may show them again.
+    """
 
     records: Sequence[ExternalRecord]
     through: datetime | None
+    unreadable: Sequence[tuple[bytes, Problem]] = ()
 
 
 class Client(Protocol):
     """A system as one connection sees it. Made by `Adapter.open`, closed with its HTTP client."""
+
+    batch_size: int
+    """Most writes this connection wants in one call."""
 
     def build(self, write: Write) -> bytes:
         """The frozen bytes of one write; pure. The same write gives the same bytes."""

@@ -21,7 +21,9 @@ NewId = Callable[[str, int], str]
 _MISSING = object()
 
 
-def document(aggregate: Aggregate, row: Mapping[str, Json], parts: Mapping[str, Iterable[Mapping[str, Json]]]) -> Document:
+def document(
+    aggregate: Aggregate, row: Mapping[str, Json], parts: Mapping[str, Iterable[Mapping[str, Json]]]
+) -> Document:
     """The document of a root row and its living parts (`parts`: part type -> rows), mapped fields only."""
     found: Document = {f.canonical: row.get(f.canonical) for f in aggregate.fields}
     for part in aggregate.parts:
@@ -95,7 +97,9 @@ def changed_paths(aggregate: Aggregate, keys: Iterable[str]) -> frozenset[str]:
 def _same(key: str, ours: Json, theirs: Any) -> bool:
     if ours is None and "/" in key and theirs is _MISSING:
         return True
-    return bool(type(ours) is type(theirs) and ours == theirs) or (_is_number(ours) and _is_number(theirs) and ours == theirs)
+    return bool(type(ours) is type(theirs) and ours == theirs) or (
+        _is_number(ours) and _is_number(theirs) and ours == theirs
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -40,7 +40,7 @@ async def read(
     """
     wanted = sorted(set(ids))
     found: dict[str, Rows] = {}
-    for statement in _statements(aggregate, lock):
+    for statement in _statements(aggregate, lock=lock):
         cursor = await conn.execute(statement, {"org": org_id, "ids": wanted})
         async for kind, root_id, row in cursor:
             if kind == aggregate.root:
@@ -51,7 +51,7 @@ async def read(
 
 
 @cache
-def _statements(aggregate: Aggregate, lock: bool) -> tuple[sql.Composed, ...]:
+def _statements(aggregate: Aggregate, *, lock: bool) -> tuple[sql.Composed, ...]:
     """The root's select, then each part's; without locks as one statement, so that all see the same snapshot."""
     selects = [_select(aggregate.root, "id", tuple(f.canonical for f in aggregate.fields), living=False)]
     for part in aggregate.parts:
@@ -67,7 +67,8 @@ def _select(table: str, root: str, columns: tuple[str, ...], *, living: bool) ->
         sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(name)) for name in dict.fromkeys(_COMMON + columns)
     )
     return sql.SQL(
-        "select {kind}, {root}, jsonb_build_object({pairs}) from canon.{table} where org_id = %(org)s and {root} = any(%(ids)s){living}"
+        "select {kind}, {root}, jsonb_build_object({pairs}) from canon.{table}"
+        " where org_id = %(org)s and {root} = any(%(ids)s){living}"
     ).format(
         kind=sql.Literal(table),
         root=sql.Identifier(root),

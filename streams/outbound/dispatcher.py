@@ -1,0 +1,136 @@
+"""Keeps one lane for every active connection, and wakes them when there is something to send.
+
+Woken by the planner in the same process through `wake`, by other processes through NOTIFY, and by time: a lane looks
+by itself every few seconds, so a lost notification costs latency and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from connectors.contract import Client, Manifest
+from schemas.problems import Problem
+from streams.outbound.claims import Claims
+from streams.outbound.lanes import DATABASE_PAUSE_S, Lane
+from streams.store import connections, queries
+from streams.store.connections import Connection
+
+LOOK_EVERY_S = 2.0
+_SQL = queries("outbound")
+_log = structlog.get_logger("outbound.dispatcher")
+
+
+class Dispatcher:
+    """A service of the worker: `start`, `stop`, and `wake` from the planner.
+
+    Args:
+        open_client: makes the client of a connection; may raise Problem, then that connection has no lane.
+        slot: this worker's number, written into claims so that a successor can take them over at once.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        dsn: str,
+        *,
+        manifest: Callable[[str], Manifest],
+        open_client: Callable[[Connection], Awaitable[Client]],
+        slot: Callable[[], int],
+        now: Callable[[], datetime],
+        spread: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._dsn = dsn
+        self._manifest = manifest
+        self._open_client = open_client
+        self._slot = slot
+        self._now = now
+        self._spread = spread
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._broken: dict[tuple[str, str], Connection] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take over what this slot's former holder left in flight, then begin."""
+        async with self._pool.connection() as conn:
+            await conn.execute(_SQL["release_slot"], {"slot": self._slot(), "now": self._now()})
+        self._tasks = [asyncio.create_task(self._keep_lanes()), asyncio.create_task(self._listen())]
+
+    async def stop(self) -> None:
+        """End the lanes; every call in flight is recorded."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
+        self._lanes.clear()
+
+    def wake(self) -> None:
+        """Intents were planned in this process."""
+        for lane in self._lanes.values():
+            lane.wake()
+
+    async def _keep_lanes(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                async with self._pool.connection() as conn:
+                    wanted = {(c.org_id, c.name): c for c in await connections.list_active(conn)}
+                await self._adjust(wanted)
+            except psycopg.OperationalError as error:
+                _log.warning("database unreachable, lanes stay as they are", error=type(error).__name__)
+                await asyncio.sleep(DATABASE_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+
+    async def _adjust(self, wanted: dict[tuple[str, str], Connection]) -> None:
+        """Stop lanes of connections that are gone or changed, open those that are missing."""
+        stale = [key for key, lane in self._lanes.items() if wanted.get(key) != lane.connection]
+        await asyncio.gather(*(self._lanes.pop(key).stop() for key in stale))
+        for key, connection in wanted.items():
+            if key not in self._lanes and self._broken.get(key) != connection:
+                await self._open(key, connection)
+
+    async def _open(self, key: tuple[str, str], connection: Connection) -> None:
+        try:
+            client, manifest = await self._open_client(connection), self._manifest(connection.system)
+        except Problem as problem:
+            self._broken[key] = connection
+            _log.error(
+                "a connection cannot be opened", connection=connection.name, code=problem.code, cause=problem.cause
+            )
+            return
+        lane = Lane(
+            connection,
+            client,
+            Claims(connection, manifest, self._slot()),
+            self._pool,
+            concurrency=manifest.concurrency,
+            now=self._now,
+            spread=self._spread,
+        )
+        lane.start()
+        self._lanes[key] = lane
+        _log.info("lane open", connection=connection.name, system=connection.system)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
+                    await conn.execute("listen sync_push; listen sync_connection")
+                    self._changed.set()
+                    async for notice in conn.notifies():
+                        if notice.channel == "sync_connection":
+                            self._changed.set()
+                        else:
+                            self.wake()
+            except psycopg.OperationalError as error:
+                _log.warning("notifications lost, looking by time", error=type(error).__name__)
+                await asyncio.sleep(DATABASE_PAUSE_S)

@@ -1,0 +1,171 @@
+"""Changes to wishes: one statement raises `wanted_seq` for every (connection, root) a batch of changes concerns.
+
+Called by the `outbound.plan` agent with its open transaction, by `push --all`, and by whatever else wants a root sent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import orjson
+from psycopg import AsyncConnection, sql
+
+from connectors.contract import Manifest
+from streams.rules.routing import Route, Target, Verdict, route
+from streams.store import connections, queries
+from streams.store.connections import Connection
+
+_SQL = queries("outbound")
+
+
+@dataclass(slots=True)
+class Touched:
+    """A root that changed, itself or in its parts.
+
+    Args:
+        committed_at: COMMIT of the oldest of the changes.
+        origins: where the changes came from: `local`, `bulk`, or a connection's name.
+    """
+
+    org_id: str
+    root_type: str
+    root_id: str
+    committed_at: datetime
+    origins: set[str] = field(default_factory=set)
+
+    @property
+    def sync_key(self) -> str:
+        """The Kafka key of the root, its parts and its links."""
+        return f"{self.org_id}/{self.root_id}"
+
+
+@dataclass(slots=True)
+class Planned:
+    """What planning came to: intents raised, and every route by (connection, verdict, reason)."""
+
+    intents: int = 0
+    routes: Counter[tuple[str, Verdict, str]] = field(default_factory=Counter)
+    linked_by_table: int = 0
+    linked_by_query: int = 0
+
+
+class Planner:
+    """Plans pushes. Stateless but for its collaborators.
+
+    Args:
+        manifest: system name -> manifest.
+        known_links: sync key -> names of the connections the `links` table knows it linked with. It may know less
+            than is true, never more.
+    """
+
+    def __init__(self, manifest: Callable[[str], Manifest], known_links: Callable[[str], Collection[str]]) -> None:
+        self._manifest = manifest
+        self._known_links = known_links
+
+    async def plan(
+        self,
+        conn: AsyncConnection,
+        touched: Iterable[Touched],
+        *,
+        now: datetime,
+        reason: str = "change",
+        only: str = "",
+    ) -> Planned:
+        """Plan a batch inside the caller's transaction, for all connections or `only` one."""
+        roots = list(touched)
+        targets = await _targets(conn, {root.org_id for root in roots}, only)
+        planned = Planned()
+        linked = await self._linked(conn, roots, targets, planned)
+        wishes, reviews = [], []
+        for root in roots:
+            for target in targets.get(root.org_id, ()):
+                aggregate = self._manifest(target.system).for_root(root.root_type)
+                told = route(
+                    root.origins,
+                    Target(target.name, target.option, target.state, target.gates.get(root.root_type, "")),
+                    takes_type=aggregate is not None,
+                    linked=(root.sync_key, target.name) in linked,
+                )
+                planned.routes[target.name, told.verdict, told.reason] += 1
+                if aggregate and told.verdict in (Verdict.PUSH, Verdict.HOLD):
+                    wishes.append(_wish(root, target, aggregate.external_type, told, reason))
+                elif told.verdict is Verdict.REVIEW:
+                    reviews.append(_review(root, target))
+        if wishes:
+            await conn.execute(_SQL["plan"], {"rows": orjson.dumps(wishes).decode(), "now": now})
+            await conn.execute(_SQL["wake"])
+        if reviews:
+            await conn.execute(_SQL["review"], {"rows": orjson.dumps(reviews).decode()})
+        planned.intents = len(wishes)
+        return planned
+
+    async def plan_all(
+        self, conn: AsyncConnection, org_id: str, connection: str, manifest: Manifest, *, now: datetime
+    ) -> int:
+        """Wish every living root of the connection's types to be sent (`push --all`); how many were planned."""
+        count = 0
+        for aggregate in manifest.aggregates:
+            statement = sql.SQL("select id from canon.{} where org_id = %s and deleted_at is null order by id").format(
+                sql.Identifier(aggregate.root)
+            )
+            ids = [row[0] async for row in await conn.execute(statement, (org_id,))]
+            for start in range(0, len(ids), 5000):
+                batch = [Touched(org_id, aggregate.root, each, now, {"local"}) for each in ids[start : start + 5000]]
+                planned = await self.plan(conn, batch, now=now, reason="push_all", only=connection)
+                count += planned.intents
+        return count
+
+    async def _linked(
+        self,
+        conn: AsyncConnection,
+        roots: Sequence[Touched],
+        targets: Mapping[str, Sequence[Connection]],
+        planned: Planned,
+    ) -> set[tuple[str, str]]:
+        """(sync key, connection) pairs that are linked, asked only where it decides something: option 3."""
+        linked, unknown = set(), set()
+        for root in roots:
+            for target in targets.get(root.org_id, ()):
+                if target.option != 3:
+                    continue
+                if target.name in self._known_links(root.sync_key):
+                    linked.add((root.sync_key, target.name))
+                    planned.linked_by_table += 1
+                else:
+                    unknown.add(root.sync_key)
+        if unknown:
+            planned.linked_by_query += len(unknown)
+            cursor = await conn.execute(_SQL["links_of"], {"keys": sorted(unknown)})
+            linked.update([(key, name) async for key, name in cursor])
+        return linked
+
+
+async def _targets(conn: AsyncConnection, orgs: Collection[str], only: str) -> Mapping[str, Sequence[Connection]]:
+    """The connections of these organisations, read in the same transaction, so that no setting is ever stale."""
+    found: dict[str, list[Connection]] = {}
+    for org in sorted(orgs):
+        listed = await connections.list_all(conn, org)
+        found[org] = [c for c in listed if c.state != "disconnected" and only in ("", c.name)]
+    return found
+
+
+def _wish(root: Touched, target: Connection, external_type: str, told: Route, reason: str) -> dict[str, object]:
+    return {
+        "org_id": root.org_id,
+        "connection": target.name,
+        "external_type": external_type,
+        "entity_type": root.root_type,
+        "entity_id": root.root_id,
+        "sync_key": root.sync_key,
+        "state": "PENDING" if told.verdict is Verdict.PUSH else "HELD",
+        "reason": reason if told.verdict is Verdict.PUSH else told.reason,
+        "epoch": target.epoch,
+        "committed_at": root.committed_at,
+    }
+
+
+def _review(root: Touched, target: Connection) -> dict[str, str]:
+    return {"org_id": root.org_id, "connection": target.name, "entity_type": root.root_type, "entity_id": root.root_id}

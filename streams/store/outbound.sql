@@ -1,0 +1,167 @@
+-- Statements of the outbound flow. Batches come as one JSON parameter: a tenth of the cost of arrays.
+
+-- plan --
+-- Raise the wish of each root. A write in flight stays in flight: its result sees the higher wanted_seq and goes on.
+insert into sync.push_intent as p
+  (org_id, connection, external_type, entity_type, entity_id, sync_key, state, reason, epoch, not_before, committed_at, planned_at)
+select n.org_id, n.connection, n.external_type, n.entity_type, n.entity_id, n.sync_key, n.state, n.reason, n.epoch, %(now)s,
+       n.committed_at, %(now)s
+from json_to_recordset(%(rows)s::json) as n(org_id text, connection text, external_type text, entity_type text, entity_id text,
+     sync_key text, state text, reason text, epoch bigint, committed_at timestamptz)
+order by n.org_id, n.connection, n.external_type, n.entity_id
+on conflict (org_id, connection, external_type, entity_id) do update set
+  wanted_seq = p.wanted_seq + 1,
+  reason = excluded.reason,
+  epoch = excluded.epoch,
+  state = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.state else p.state end,
+  attempt = case when p.state in ('DONE', 'DEAD') then 0 else p.attempt end,
+  first_failed_at = case when p.state in ('DONE', 'DEAD') then null else p.first_failed_at end,
+  not_before = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.not_before else p.not_before end,
+  committed_at = case when p.state in ('DONE', 'DEAD') or p.state = 'SENDING' and p.planned_at <= p.claimed_at
+                      then excluded.committed_at else p.committed_at end,
+  planned_at = case when p.state in ('DONE', 'DEAD') or p.state = 'SENDING' and p.planned_at <= p.claimed_at
+                    then excluded.planned_at else p.planned_at end
+
+-- links_of --
+-- Which of these roots are linked where: for rows the links table does not answer.
+select l.sync_key, l.connection from sync.external_link l
+where l.sync_key = any(%(keys)s) and l.deleted_at is null and l.entity_id is not null
+
+-- review --
+insert into sync.review (org_id, connection, kind, entity_type, subject)
+select n.org_id, n.connection, 'unlinked', n.entity_type, n.entity_id
+from json_to_recordset(%(rows)s::json) as n(org_id text, connection text, entity_type text, entity_id text)
+order by n.org_id, n.connection, n.entity_id
+on conflict (org_id, connection, kind, subject) where closed_at is null do nothing
+
+-- wake --
+select pg_notify('sync_push', '')
+
+-- claim --
+-- Ready intents, and writes whose worker is gone (expired lease): those are sent again with their frozen bytes.
+with ready as materialized (
+  select connection, org_id, external_type, entity_id from sync.push_intent
+  where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY') and not_before <= %(now)s
+  order by not_before limit %(limit)s for update skip locked),
+left_over as materialized (
+  select connection, org_id, external_type, entity_id from sync.push_intent
+  where org_id = %(org)s and connection = %(connection)s and state = 'SENDING' and lease_until <= %(now)s
+  order by lease_until limit %(limit)s for update skip locked)
+update sync.push_intent p set
+  state = 'SENDING', fence = p.fence + 1, lease_until = %(lease)s, slot = %(slot)s, attempt = p.attempt + 1,
+  claimed_seq = case when p.body is null then p.wanted_seq else p.claimed_seq end, claimed_at = %(now)s
+from (select * from ready union all select * from left_over) c
+where (p.org_id, p.connection, p.external_type, p.entity_id) = (c.org_id, c.connection, c.external_type, c.entity_id)
+returning p.external_type, p.entity_type, p.entity_id, p.sync_key, p.reason, p.fence, p.claimed_seq, p.generation, p.attempt, p.first_failed_at, p.error_code,
+          p.op, p.idem_key, p.body, p.sent, p.changed, p.link_rev, p.committed_at, p.planned_at, p.claimed_at
+
+-- next_due --
+-- When the lane has something to do next; null when nothing waits.
+select min(at) from (
+  (select not_before as at from sync.push_intent
+   where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY') order by not_before limit 1)
+  union all
+  (select lease_until from sync.push_intent
+   where org_id = %(org)s and connection = %(connection)s and state = 'SENDING' order by lease_until limit 1)) due
+
+-- release_slot --
+-- A worker that starts with this slot proves that the slot's former holder is dead: its writes need not wait for the lease.
+update sync.push_intent set lease_until = %(now)s where state = 'SENDING' and slot = %(slot)s
+
+-- links_and_states --
+select l.entity_id, l.external_id, s.rev, s.base,
+       (select array_agg(c.field) from sync.conflict c where c.org_id = l.org_id and c.connection = l.connection
+          and c.entity_id = l.entity_id and c.resolved_at is null)
+from sync.external_link l left join sync.link_state s on s.org_id = l.org_id and s.link_id = l.id
+where l.org_id = %(org)s and l.connection = %(connection)s and l.entity_id = any(%(ids)s) and l.deleted_at is null
+
+-- freeze --
+-- What will be sent, committed before the first byte leaves.
+update sync.push_intent p set op = r.op, idem_key = r.idem_key, body = decode(r.body, 'base64'), sent = r.sent, changed = r.changed, link_rev = r.link_rev
+from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text, fence bigint, op text, idem_key text, body text, sent jsonb,
+     changed text[], link_rev bigint)
+where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type = r.external_type and p.entity_id = r.entity_id
+  and p.fence = r.fence
+
+-- settle --
+-- The result of claims, guarded by their fence: a worker that lost its claim changes nothing. `state` is what the
+-- intent becomes when nothing newer is wanted; `keep_bytes` false thaws the write.
+update sync.push_intent p set
+  done_seq = case when r.done then greatest(p.done_seq, p.claimed_seq) else p.done_seq end,
+  state = case when r.state in ('DONE', 'DEAD') and p.wanted_seq > p.claimed_seq then 'PENDING' else r.state end,
+  not_before = coalesce(r.not_before, p.planned_at, %(now)s),
+  attempt = case when r.done then 0 when r.free_try then greatest(p.attempt - 1, 0) else p.attempt end,
+  first_failed_at = case when r.done or r.free_try then null else coalesce(p.first_failed_at, %(now)s) end,
+  generation = p.generation + case when r.done and p.op = 'delete' then 1 else 0 end,
+  body = case when r.keep_bytes then p.body end,
+  sent = case when r.keep_bytes then p.sent end,
+  lease_until = null, slot = null,
+  error_code = r.error_code, error_cause = r.error_cause
+from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text, fence bigint, done boolean, state text,
+     not_before timestamptz, keep_bytes boolean, free_try boolean, error_code text, error_cause text)
+where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type = r.external_type and p.entity_id = r.entity_id
+  and p.fence = r.fence and p.state = 'SENDING'
+returning p.entity_id, p.external_type
+
+-- confirm --
+-- Links of creates, and the state of every confirmed write: they now hold what we sent. A state that the applier
+-- changed meanwhile keeps its base (its rev moved on); those rows come back missing and are planned again.
+with r as materialized (
+  select * from json_to_recordset(%(rows)s::json) as r(external_type text, entity_type text, entity_id text, sync_key text, external_id text,
+    op text, link_rev bigint, sent jsonb, external_version text, external_updated_at timestamptz, sent_at timestamptz)
+  order by external_type, entity_id),
+made as (
+  insert into sync.external_link as l (org_id, connection, external_type, external_id, entity_type, entity_id, sync_key, made_by)
+  select %(org)s, %(connection)s, r.external_type, r.external_id, r.entity_type, r.entity_id, r.sync_key, 'push' from r where r.op = 'create'
+  on conflict (org_id, connection, external_type, entity_type, entity_id) where deleted_at is null do update set external_id = l.external_id
+  returning l.id, l.external_type, l.entity_id),
+link as (
+  select id, external_type, entity_id from made
+  union all
+  select l.id, l.external_type, l.entity_id from r join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s
+    and l.external_type = r.external_type and l.entity_type = r.entity_type and l.entity_id = r.entity_id and l.deleted_at is null
+  where r.op = 'update'),
+state as (
+  insert into sync.link_state as s (org_id, link_id, rev, base, external_version, external_updated_at, last_processed_at, pushed_at)
+  select %(org)s, link.id, 1, r.sent, r.external_version, r.external_updated_at, %(now)s, r.sent_at from r join link using (external_type, entity_id)
+  on conflict (org_id, link_id) do update set rev = s.rev + 1, base = excluded.base,
+    external_version = coalesce(excluded.external_version, s.external_version),
+    external_updated_at = greatest(excluded.external_updated_at, s.external_updated_at),
+    last_processed_at = excluded.last_processed_at, pushed_at = excluded.pushed_at
+  where s.rev = (select r.link_rev from r join link using (external_type, entity_id) where link.id = s.link_id)
+  returning s.link_id)
+select link.external_type, link.entity_id from link join state on state.link_id = link.id
+
+-- unlink --
+update sync.external_link set deleted_at = %(now)s
+where org_id = %(org)s and connection = %(connection)s and entity_id = any(%(ids)s) and deleted_at is null
+
+-- again --
+-- Plan once more: the other side moved while we were sending.
+update sync.push_intent p set wanted_seq = p.wanted_seq + 1, reason = 'moved_meanwhile',
+  state = case when p.state in ('DONE', 'DEAD') then 'PENDING' else p.state end
+where org_id = %(org)s and connection = %(connection)s and (external_type, entity_id) in (
+  select r.external_type, r.entity_id from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text))
+
+-- deliveries --
+insert into sync.delivery (org_id, connection, external_type, entity_type, entity_id, external_id, op, outcome, status, cause, changed,
+  attempt, idem_key, seq, committed_at, planned_at, claimed_at, sent_at, answered_at, recorded_at)
+select %(org)s, %(connection)s, r.external_type, r.entity_type, r.entity_id, r.external_id, r.op, r.outcome, r.status, r.cause, coalesce(r.changed, '{}'),
+  r.attempt, r.idem_key, r.seq, r.committed_at, r.planned_at, r.claimed_at, r.sent_at, r.answered_at, %(now)s
+from json_to_recordset(%(rows)s::json) as r(external_type text, entity_type text, entity_id text, external_id text, op text, outcome text, status int,
+  cause text, changed text[], attempt int, idem_key text, seq bigint, committed_at timestamptz, planned_at timestamptz, claimed_at timestamptz,
+  sent_at timestamptz, answered_at timestamptz)
+
+-- dead_letters --
+insert into sync.dead_letter (org_id, connection, source, record_key, position, code, cause)
+select %(org)s, %(connection)s, 'push', r.entity_id, r.position, r.error_code, r.error_cause
+from json_to_recordset(%(rows)s::json) as r(entity_id text, position text, error_code text, error_cause text)
+on conflict (source, position) where position is not null do update
+  set code = excluded.code, cause = excluded.cause, state = 'open', created_at = %(now)s, closed_at = null
+
+-- close_dead_letters --
+update sync.dead_letter set state = 'redriven', closed_at = %(now)s
+where source = 'push' and state = 'open' and position = any(%(positions)s)
+
+-- pause --
+update sync.connection set state = 'paused', state_reason = %(reason)s where org_id = %(org)s and name = %(connection)s and state = 'active'
