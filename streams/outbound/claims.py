@@ -115,7 +115,7 @@ class Claims:
         alive = [r for r in delivered if r.claim.op != Op.DELETE]
         gone = [r.claim.entity_id for r in delivered if r.claim.op == Op.DELETE]
         if alive:
-            rows = as_rows([_confirm_row(r) for r in alive])
+            rows = as_rows([_confirm_row(r, r.outcome) for r in alive if isinstance(r.outcome, Delivered)])
             cursor = await conn.execute(_SQL["confirm"], self._key | {"rows": rows, "now": now})
             stored = {(external_type, entity_id) async for external_type, entity_id in cursor}
             moved = [
@@ -190,9 +190,8 @@ def _settle_row(result: Result) -> dict[str, Any]:
     return row | _error(result.outcome)
 
 
-def _confirm_row(result: Result) -> dict[str, Any]:
-    claim, outcome = result.claim, result.outcome
-    assert isinstance(outcome, Delivered)
+def _confirm_row(result: Result, outcome: Delivered) -> dict[str, Any]:
+    claim = result.claim
     return {
         "external_type": claim.external_type,
         "entity_type": claim.entity_type,

@@ -23,7 +23,7 @@ from streams.store.connections import Connection
 
 @dataclass(slots=True)
 class Claim:
-    """An intent in our hands; field names are columns of `sync.push_intent`. A `body` was frozen before, perhaps sent."""
+    """An intent in our hands; field names are columns of `sync.push_intent`. With a `body`: it was sent before."""
 
     external_type: str
     entity_type: str
