@@ -1,11 +1,11 @@
 """What can go wrong at an external system, named by the way to recover.
 
-    ConnectorError
-    ├── NotApplied      surely not applied, try again: no connection, 408/425/429/503 before any work; `retry_after` seconds
-    ├── Ambiguous       perhaps applied: time-out after sending, 5xx, cut or unreadable answer
-    ├── Unauthorized    401, 403: no record is at fault, the lane pauses
-    ├── Rejected        this record is refused for good (400, 404, 409, 422) until it changes
-    └── Suspicious      not this system's voice: redirect, HTML, private address; the lane pauses and a person looks
+ConnectorError
+├── NotApplied      surely not applied, try again: no connection, 408/425/429/503 before any work; `retry_after` seconds
+├── Ambiguous       perhaps applied: time-out after sending, 5xx, cut or unreadable answer
+├── Unauthorized    401, 403: no record is at fault, the lane pauses
+├── Rejected        this record is refused for good (400, 404, 409, 422) until it changes
+└── Suspicious      not this system's voice: redirect, HTML, private address; the lane pauses and a person looks
 """
 
 from __future__ import annotations
