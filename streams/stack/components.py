@@ -1,0 +1,244 @@
+"""The one description of what the stack is made of: programs, arguments, configuration, ports, readiness, order.
+
+`describe(site)` gives the four programs of the stack for a site: the folders, addresses and secrets of either this
+machine (`embedded`) or a set of containers (`compose`). Nothing here starts anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from schemas.problems import Problem
+from streams.stack import configuration, state
+
+Kind = Literal["postgres", "jvm", "process"]
+STACK: Final = ("postgres", "kafka", "registry", "connect")
+PROCESSES: Final = ("worker", "gateway")
+
+SET_UP: Final = ".set-up"
+HEAP_MIB: Final = {"kafka": 512, "registry": 384, "connect": 384}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the parts run. All paths and addresses are as the parts themselves see them."""
+
+    java: str
+    java_version: int
+    jars: str
+    postgres_bin: str
+    home: str
+    """Parent of `config/` and of each component's data folder."""
+    bind: str
+    hosts: Mapping[str, str]
+    ports: Mapping[str, int]
+    passwords: Mapping[str, str]
+    cluster_id: str
+    archives: str = ""
+    """Folder of class archives that make Java start faster; empty: none."""
+
+    def address(self, component: str, port: str = "") -> str:
+        """`host:port` of a component for its neighbours."""
+        return f"{self.hosts[component]}:{self.ports[port or component]}"
+
+    def data(self, component: str) -> str:
+        """Where a component keeps what must survive."""
+        return f"{self.home}/{component}"
+
+    def config(self, name: str) -> str:
+        """A configuration file."""
+        return f"{self.home}/config/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A command that prepares a component's data folder, run once."""
+
+    argv: tuple[str, ...]
+    folder: str
+    """Emptied before: what an interrupted attempt left must not be built on."""
+    done: str
+    """Written after success; when it exists the command is not run again."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Files that exist only while the command runs: path → text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How to see that a component can be used. `http` wants status 200, `kafka` a broker in the metadata."""
+
+    kind: Literal["postgres", "kafka", "http", "alive"]
+    path: str = "/"
+    port: str = ""
+    """Name of the port, the component's own when empty."""
+    seconds: float = 90
+    """Longer than this is a failure to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One program of the stack."""
+
+    name: str
+    kind: Kind
+    version: str
+    argv: tuple[str, ...]
+    ports: tuple[str, ...]
+    probe: Probe
+    depends_on: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Configuration files: path → text, written before every start."""
+    setup: tuple[Setup, ...] = ()
+    stop_seconds: float = 20
+    """After this long it is killed."""
+    restarts: int = 5
+    """Crashes within ten minutes after which it is given up."""
+
+
+def describe(site: Site) -> dict[str, Component]:
+    """The programs of the stack, in an order in which each comes after what it depends on."""
+    parts = (_postgres(site), _kafka(site), _registry(site), _connect(site))
+    return {part.name: part for part in parts}
+
+
+def processes(home: str) -> dict[str, Component]:
+    """Syncline's own processes beside the stack: one worker, one gateway."""
+
+    def ours(name: str, ports: tuple[str, ...], probe: Probe) -> Component:
+        return Component(
+            name=name,
+            kind="process",
+            version="",
+            argv=(sys.executable, "-m", "streams", name),
+            environment={"SYNCLINE_HOME": home, "PYTHONUNBUFFERED": "1"},
+            ports=ports,
+            probe=probe,
+            depends_on=STACK,
+        )
+
+    worker = ours("worker", (), Probe("alive", seconds=10))
+    gateway = ours("gateway", ("gateway",), Probe("http", path="/healthz"))
+    return {part.name: part for part in (worker, gateway)}
+
+
+def ordered(parts: Mapping[str, Component]) -> list[list[str]]:
+    """Groups that may start together, in order.
+
+    Raises:
+        Problem: `components_circular`; a mistake in the description.
+    """
+    groups: list[list[str]] = []
+    placed: set[str] = set()
+    while len(placed) < len(parts):
+        group = [
+            name
+            for name, part in parts.items()
+            if name not in placed and all(need in placed or need not in parts for need in part.depends_on)
+        ]
+        if not group:
+            raise Problem("components_circular", f"these depend on each other: {', '.join(parts.keys() - placed)}")
+        groups.append(group)
+        placed.update(group)
+    return groups
+
+
+def _postgres(site: Site) -> Component:
+    data = site.data("postgres")
+    return Component(
+        name="postgres",
+        kind="postgres",
+        version=configuration.versions.POSTGRES,
+        argv=(f"{site.postgres_bin}/postgres", "-D", data, *configuration.postgres_arguments(site)),
+        environment={"TZ": "UTC", "LC_ALL": "C"},
+        ports=("postgres",),
+        probe=Probe("postgres"),
+        setup=(
+            Setup(
+                argv=(
+                    f"{site.postgres_bin}/initdb",
+                    *("-D", data, "-U", "postgres", "-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"),
+                    *("--auth=scram-sha-256", f"--pwfile={data}.pw", "--data-checksums"),
+                ),
+                folder=data,
+                done=f"{data}/{SET_UP}",
+                secrets={f"{data}.pw": site.passwords[state.ROLES["admin"]]},
+            ),
+        ),
+    )
+
+
+def _kafka(site: Site) -> Component:
+    data, config = site.data("kafka"), site.config("kafka.properties")
+    log = site.config("log4j2.properties")
+    java = _java(site, "kafka", f"{site.jars}/kafka/*", log)
+    return Component(
+        name="kafka",
+        kind="jvm",
+        version=configuration.versions.KAFKA,
+        argv=(*java, "kafka.Kafka", config),
+        ports=("kafka", "kafka_controller"),
+        probe=Probe("kafka"),
+        files={config: configuration.kafka(site), log: configuration.log4j()},
+        setup=(
+            Setup(
+                argv=(
+                    *_java(site, "", f"{site.jars}/kafka/*", log),
+                    "kafka.tools.StorageTool",
+                    *("format", "--standalone", "--cluster-id", site.cluster_id, "--config", config),
+                ),
+                folder=data,
+                done=f"{data}/{SET_UP}",
+            ),
+        ),
+    )
+
+
+def _registry(site: Site) -> Component:
+    java = _java(site, "registry", "", "")
+    return Component(
+        name="registry",
+        kind="jvm",
+        version=configuration.versions.REGISTRY,
+        argv=(*java, "-jar", f"{site.jars}/registry/quarkus-run.jar"),
+        environment=configuration.registry(site),
+        ports=("registry", "registry_management"),
+        probe=Probe("http", path="/apis/ccompat/v7/subjects"),
+        depends_on=("postgres",),
+    )
+
+
+def _connect(site: Site) -> Component:
+    config, log = site.config("connect.properties"), site.config("log4j2.properties")
+    java = _java(site, "connect", f"{site.jars}/kafka/*", log)
+    return Component(
+        name="connect",
+        kind="jvm",
+        version=f"{configuration.versions.KAFKA} with Debezium {configuration.versions.DEBEZIUM}",
+        argv=(*java, "org.apache.kafka.connect.cli.ConnectDistributed", config),
+        ports=("connect",),
+        # Not "/": it answers before the worker has joined its group, and 404 for a moment before that.
+        probe=Probe("http", path="/connectors"),
+        depends_on=("postgres", "kafka", "registry"),
+        files={config: configuration.connect(site), log: configuration.log4j()},
+    )
+
+
+def _java(site: Site, name: str, classpath: str, log4j: str) -> tuple[str, ...]:
+    """A Java command up to the main class; `name` empty for a short-lived tool."""
+    heap = HEAP_MIB.get(name, 256)
+    flags = [site.java, f"-Xmx{heap}m", f"-Xms{min(heap, 128)}m"]
+    # The C1 compiler alone: half the start-up time on two cores, and enough for one machine's load.
+    flags += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-UsePerfData"]
+    flags += ["-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
+    if site.java_version >= 24:
+        # Silences warnings about native libraries that the parts load on purpose (compression, memory mapping).
+        flags += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
+    if log4j:
+        flags += [f"-Dlog4j2.configurationFile={log4j}"]
+    if classpath:
+        flags += ["-cp", classpath]
+    return tuple(flags)

