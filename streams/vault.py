@@ -11,10 +11,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +50,10 @@ class Place:
     connection: str
     name: str
 
+    def named(self, name: str) -> Place:
+        """The place of another credential of the same connection."""
+        return replace(self, name=name)
+
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
@@ -79,7 +82,7 @@ def load_key(settings: Settings) -> Key:
         raise Problem(
             "key_missing",
             f"the key file {path} cannot be read ({failure.strerror})",
-            "Start the stack with `syncline up`, or name the file in SYNCLINE_KEY_FILE; without it no secret opens.",
+            "Start the stack with `syncline up`, or name a file with 32 random bytes in base64 in SYNCLINE_KEY_FILE.",
         ) from failure
     return parse_key(text, str(path))
 
@@ -95,18 +98,6 @@ def parse_key(text: bytes, where: str) -> Key:
             "key_wrong", f"{where} does not hold {KEY_BYTES} bytes in base64", "Restore the key file from your backup."
         )
     return Key(hashlib.sha256(b"syncline key id\0" + secret).hexdigest()[:16], secret)
-
-
-def make_key(path: Path, random: Random = secrets.token_bytes) -> Key:
-    """Write a new key, readable by its owner only; an existing one is kept and returned."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return parse_key(path.read_bytes(), str(path))
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(base64.b64encode(random(KEY_BYTES)) + b"\n")
-    return parse_key(path.read_bytes(), str(path))
 
 
 def seal(key: Key, place: Place, value: SecretStr, random: Random = secrets.token_bytes) -> Sealed:

@@ -28,7 +28,7 @@ class Connection:
     Args:
         settings: the adapter's plain settings; whatever is secret is in `sync.credential`.
         poll_interval_s: seconds between two polls of one external type.
-        gates: entity type -> how far it is; a missing type is at `staging`.
+        gates: root entity type -> how far it is; a type that is not named is out of scope.
         epoch: + 1 whenever something changes that decides what is sent.
     """
 
@@ -51,13 +51,9 @@ class Connection:
     epoch: int
     created_at: datetime
 
-    def gate(self, entity_type: str) -> Gate:
-        """How far `entity_type` is here."""
-        return self.gates.get(entity_type, "staging")
-
     def is_live(self, entity_type: str) -> bool:
         """Whether changes of `entity_type` flow."""
-        return self.gate(entity_type) == "live"
+        return self.gates.get(entity_type) == "live"
 
 
 _COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, retry_policy,

@@ -6,8 +6,8 @@ while a secret is being rotated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -93,6 +93,12 @@ async def webhook_secrets(
     return [_open(key, place, row) for row in sorted(live, key=_number, reverse=True)]
 
 
+async def newest_webhook_secret(conn: AsyncConnection[Any], key: vault.Key, place: vault.Place) -> SecretStr:
+    """The webhook secret to give to the other side. Raises Problem (`credential_missing`)."""
+    rows = sorted(await _rows(conn, place.org_id, place.connection, f"{WEBHOOK_SECRET}%"), key=_number)
+    return await get(conn, key, place.named(rows[-1].name if rows else f"{WEBHOOK_SECRET}1"))
+
+
 async def rotate_webhook_secret(
     conn: AsyncConnection[Any], key: vault.Key, place: vault.Place, value: SecretStr, *, not_after: datetime
 ) -> str:
@@ -109,7 +115,7 @@ async def rotate_webhook_secret(
             (not_after, place.org_id, place.connection, row.name),
         )
     name = f"{WEBHOOK_SECRET}{_number(rows[-1]) + 1 if rows else 1}"
-    await put(conn, key, replace(place, name=name), value)
+    await put(conn, key, place.named(name), value)
     return name
 
 
@@ -122,6 +128,15 @@ async def list_names(conn: AsyncConnection[Any], org_id: str, connection: str) -
             (org_id, connection),
         )
         return await cursor.fetchall()
+
+
+async def keep_only(conn: AsyncConnection[Any], place: vault.Place, names: Collection[str]) -> None:
+    """Forget the adapter secrets that are not in `names`; what belongs to the webhook stays."""
+    await conn.execute(
+        """delete from sync.credential
+           where org_id = %s and connection = %s and name <> all(%s) and name <> %s and not starts_with(name, %s)""",
+        (place.org_id, place.connection, list(names), WEBHOOK_TOKEN, WEBHOOK_SECRET),
+    )
 
 
 async def destroy(conn: AsyncConnection[Any], org_id: str, connection: str) -> None:
@@ -140,7 +155,7 @@ async def _rows(conn: AsyncConnection[Any], org_id: str, connection: str, name: 
 
 
 def _open(key: vault.Key, place: vault.Place, row: _Row) -> SecretStr:
-    return vault.unseal(key, replace(place, name=row.name), vault.Sealed(row.key_id, row.wrapped_key, row.sealed))
+    return vault.unseal(key, place.named(row.name), vault.Sealed(row.key_id, row.wrapped_key, row.sealed))
 
 
 def _number(row: _Row) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import stat
 from pathlib import Path
 
 import pytest
@@ -90,12 +89,9 @@ def test_nothing_secret_is_shown() -> None:
     assert CANARY.encode() not in stored.sealed + stored.wrapped_key
 
 
-def test_a_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "key"
-    made = vault.make_key(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert vault.make_key(path) == made
-    assert vault.load_key(settings.load(path.parent)) == made
+def test_the_key_file_is_read_from_home(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(base64.b64encode(KEY.secret) + b"\n")
+    assert vault.load_key(settings.load(tmp_path)) == KEY
 
 
 def test_missing_and_wrong_key_files(tmp_path: Path) -> None:

@@ -1,0 +1,243 @@
+"""What may be done to a connection: the one service behind the CLI and the REST API.
+
+Place in the flow: it writes `sync.connection`, `sync.credential` and `sync.webhook_endpoint` in one transaction, leaves
+an audit row, raises the epoch and notifies `sync_connection` (payload `org/name`); the planner, the dispatcher, the
+polls and the gateway read the result. Every function works inside a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from psycopg import AsyncConnection, sql
+from psycopg.types.json import Jsonb
+from pydantic import SecretStr
+
+from connectors import config, registry
+from connectors.contract import Client, Manifest
+from schemas.problems import Problem
+from streams import choices as chosen
+from streams import vault
+from streams.choices import Choices
+from streams.settings import Settings
+from streams.store import connections, credentials, queries
+from streams.store.connections import Connection
+
+_SQL = queries("connection_changes")
+
+Conn = AsyncConnection[Any]
+PlanAll = Callable[[Conn, str, str, Manifest], Awaitable[int]]
+"""(database connection, org_id, connection name, manifest) -> how many pushes were planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where they send their webhooks and how they sign them. Both values are secrets."""
+
+    url: SecretStr
+    secret: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What connecting came to.
+
+    Args:
+        waiting: entity type -> living rows that nothing has pushed yet; `push --all` plans them.
+        unread: places of settings that the adapter does not read, perhaps misspelt.
+    """
+
+    connection: Connection
+    webhook: Webhook
+    waiting: Mapping[str, int]
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The acts on connections, on behalf of `actor`.
+
+    Args:
+        public_url: how external systems reach the gateway, without a slash at the end.
+        actor: who asks, as audit rows name them: `cli:ann`, `api`.
+        random: as `secrets.token_bytes`.
+    """
+
+    key: vault.Key
+    public_url: str
+    actor: str
+    plan_all: PlanAll
+    random: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
+
+    async def connect(
+        self, conn: Conn, org_id: str, name: str, given: config.ExternalSync, choices: Choices, *, update: bool = False
+    ) -> Connected:
+        """Connect an organisation to an external system; its gates open at once.
+
+        A disconnected connection of that name comes back with its links; `update` changes a working one, whose webhook
+        address and secret stay.
+
+        Raises:
+            Problem: `adapter_unknown` (No adapter available for type: X), `config_invalid`, `name_invalid`,
+                `http_refused`, `address_refused`, `connection_exists`, `system_differs`, `type_not_taken`.
+        """
+        adapter = registry.find(given.type)
+        manifest = adapter.manifest
+        given = chosen.with_typed_secrets(given, adapter.settings)
+        config.settings(given, adapter.settings)
+        chosen.check_url(given.url, choices)
+        chosen.check_name(name)
+        types = chosen.scope(manifest, choices.entity_types)
+        async with conn.transaction():
+            known = await self._known(conn, org_id, name, manifest, update=update)
+            await conn.execute(_SQL["upsert"], chosen.row(org_id, name, manifest, given, choices, types))
+            place = vault.Place(org_id, manifest.name, name, "")
+            await self._set_secrets(conn, place, given.secrets)
+            if known is None or known.state == "disconnected":
+                await self._open_webhook(conn, place)
+            detail = {"system": manifest.name, "option": choices.option, "types": types}
+            await self._record(conn, org_id, "update" if known else "connect", name, detail)
+            return Connected(
+                await connections.load_connection(conn, org_id, name),
+                await self._webhook(conn, place),
+                await _count_rows(conn, org_id, types),
+                config.unknown_fields(given, adapter.settings),
+            )
+
+    async def pause(self, conn: Conn, org_id: str, name: str, reason: str = "paused by a person") -> Connection:
+        """Send and poll nothing until `resume`; changes go on being planned, so nothing is lost."""
+        return await self._set_state(conn, org_id, name, "pause", "paused", reason)
+
+    async def resume(self, conn: Conn, org_id: str, name: str) -> Connection:
+        """Go on after `pause`, or after Syncline paused it, for example for a refused credential."""
+        return await self._set_state(conn, org_id, name, "resume", "active", None)
+
+    async def disconnect(self, conn: Conn, org_id: str, name: str) -> Connection:
+        """Stop for good: credentials are destroyed, webhooks refused; links stay, should it be connected again."""
+        async with conn.transaction():
+            changed = await self._set_state(
+                conn, org_id, name, "disconnect", "disconnected", "disconnected by a person"
+            )
+            await credentials.destroy(conn, org_id, name)
+            await conn.execute(_SQL["drop_endpoints"], {"org_id": org_id, "name": name})
+        return changed
+
+    async def reveal_webhook(self, conn: Conn, org_id: str, name: str) -> Webhook:
+        """The webhook's address and secret, in the clear; the audit says who asked."""
+        async with conn.transaction():
+            row = await connections.load_connection(conn, org_id, name)
+            found = await self._webhook(conn, vault.Place(org_id, row.system, name, ""))
+            await self._audit(conn, org_id, "reveal_webhook", name, {})
+        return found
+
+    async def push_all(self, conn: Conn, org_id: str, name: str) -> int:
+        """Plan a push of every living row of the connection's types; how many were planned."""
+        async with conn.transaction():
+            row = await connections.load_connection(conn, org_id, name)
+            if row.state == "disconnected":
+                raise _not_connected(name)
+            count = await self.plan_all(conn, org_id, name, registry.find(row.system).manifest)
+            await self._audit(conn, org_id, "push_all", name, {"planned": count})
+        return count
+
+    async def _known(
+        self, conn: Conn, org_id: str, name: str, manifest: Manifest, *, update: bool
+    ) -> Connection | None:
+        listed = {c.name: c for c in await connections.list_all(conn, org_id)}
+        known = listed.get(name)
+        if known and known.state != "disconnected" and not update:
+            raise Problem(
+                "connection_exists",
+                f"the organisation {org_id} has a connection named {name} already ({known.system}, {known.state})",
+                "Choose another --name, or change this one with --update.",
+            )
+        if known and known.system != manifest.name:
+            raise Problem(
+                "system_differs",
+                f"{name} is a connection to {known.system}, and its links are records of that system",
+                "Choose another --name for the new system.",
+            )
+        return known
+
+    async def _set_state(
+        self, conn: Conn, org_id: str, name: str, action: str, state: str, reason: str | None
+    ) -> Connection:
+        async with conn.transaction():
+            row = await connections.load_connection(conn, org_id, name, lock=True)
+            if row.state == "disconnected":
+                raise _not_connected(name)
+            await conn.execute(_SQL["set_state"], {"org_id": org_id, "name": name, "state": state, "reason": reason})
+            await self._record(conn, org_id, action, name, {"reason": reason} if reason else {})
+            return await connections.load_connection(conn, org_id, name)
+
+    async def _set_secrets(self, conn: Conn, place: vault.Place, given: Mapping[str, SecretStr]) -> None:
+        await credentials.keep_only(conn, place, set(given))
+        for name, value in given.items():
+            await credentials.put(conn, self.key, place.named(name), value)
+
+    async def _open_webhook(self, conn: Conn, place: vault.Place) -> None:
+        token = base64.urlsafe_b64encode(self.random(32)).rstrip(b"=").decode()
+        secret = "whsec_" + base64.b64encode(self.random(24)).decode()
+        await credentials.put(conn, self.key, place.named(credentials.WEBHOOK_TOKEN), SecretStr(token))
+        await credentials.put(conn, self.key, place.named(f"{credentials.WEBHOOK_SECRET}1"), SecretStr(secret))
+        await conn.execute(
+            _SQL["add_endpoint"],
+            {"hash": token_hash(token), "org_id": place.org_id, "name": place.connection},
+        )
+
+    async def _webhook(self, conn: Conn, place: vault.Place) -> Webhook:
+        token = await credentials.get(conn, self.key, place.named(credentials.WEBHOOK_TOKEN))
+        newest = await credentials.newest_webhook_secret(conn, self.key, place)
+        return Webhook(SecretStr(f"{self.public_url}/hooks/{token.get_secret_value()}"), newest)
+
+    async def _record(self, conn: Conn, org_id: str, action: str, name: str, detail: Mapping[str, object]) -> None:
+        await self._audit(conn, org_id, action, name, detail)
+        await conn.execute(_SQL["notify"], {"org_id": org_id, "name": name})
+
+    async def _audit(self, conn: Conn, org_id: str, action: str, name: str, detail: Mapping[str, object]) -> None:
+        values = {"org_id": org_id, "actor": self.actor, "action": f"connection.{action}", "subject": name}
+        await conn.execute(_SQL["audit"], values | {"detail": Jsonb(dict(detail))})
+
+
+def service(settings: Settings, actor: str, plan_all: PlanAll) -> Service:
+    """The service as the settings have it. Raises Problem (`key_missing`, `key_wrong`)."""
+    public = settings.public_url or f"http://{settings.gateway_host}:{settings.gateway_port}"
+    return Service(vault.load_key(settings), public.rstrip("/"), actor, plan_all)
+
+
+def open_client(connection: Connection, given: Mapping[str, SecretStr], http: httpx.AsyncClient) -> Client:
+    """The adapter's client of a connection; `given` are its secrets (`credentials.adapter_secrets`).
+
+    Raises:
+        Problem: `adapter_unknown`, `config_invalid` when a secret is missing that the adapter requires.
+    """
+    adapter = registry.find(connection.system)
+    plain = {name: str(value) for name, value in connection.settings.items()}
+    stored = config.ExternalSync(
+        connection.system, connection.url, connection.auth or config.AUTH_NONE, plain, dict(given)
+    )
+    return adapter.open(config.settings(stored, adapter.settings), http)
+
+
+def token_hash(token: str) -> bytes:
+    """What `sync.webhook_endpoint` keeps of a path token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def _count_rows(conn: Conn, org_id: str, types: Collection[str]) -> dict[str, int]:
+    counts = {}
+    for entity_type in types:
+        statement = sql.SQL("select count(*) from canon.{} where org_id = %s and deleted_at is null")
+        cursor = await conn.execute(statement.format(sql.Identifier(entity_type)), (org_id,))
+        counts[entity_type] = (await cursor.fetchone() or (0,))[0]
+    return counts
+
+
+def _not_connected(name: str) -> Problem:
+    return Problem("not_connected", f"{name} is disconnected", "Connect it again with `syncline connect`.")
