@@ -21,7 +21,7 @@ from streams.outbound.planner import Planner, Touched
 from streams.outbound.writes import Claim
 from streams.rules import retries
 from streams.settings import Settings
-from streams.store import connections
+from streams.store import connections, queries
 
 pytestmark = pytest.mark.integration
 MANIFEST = registry.find("mock-sync-server").manifest
@@ -72,7 +72,7 @@ class Outbound:
 
     async def plan(self, *ids: str, origin: str = "local") -> None:
         roots = [Touched(self.org, i.partition("_")[0], i, self.now, {origin}) for i in ids]
-        planner = Planner(lambda name: registry.find(name).manifest, lambda key: ())
+        planner = Planner(lambda name: registry.find(name).manifest, lambda _: ())
         async with self.conn.transaction():
             await planner.plan(self.conn, roots, now=self.now)
 
@@ -100,7 +100,8 @@ class Outbound:
 
     async def state(self, entity_id: str) -> tuple[object, ...]:
         cursor = await self.conn.execute(
-            "select state, wanted_seq, done_seq, body is null from sync.push_intent where org_id = %s and entity_id = %s",
+            "select state, wanted_seq, done_seq, body is null from sync.push_intent"
+            " where org_id = %s and entity_id = %s",
             (self.org, entity_id),
         )
         return tuple(await cursor.fetchone() or ())
@@ -251,8 +252,6 @@ async def test_a_slot_that_is_taken_again_frees_what_its_holder_left(out: Outbou
     left = await out.take(slot=7)
     assert await out.take() == []
 
-    from streams.store import queries
-
     await out.conn.execute(queries("outbound")["release_slot"], {"slot": 7, "now": out.now})
 
     assert [claim.body for claim in await out.take()] == [left[0].body]
@@ -335,8 +334,11 @@ async def test_an_email_that_moves_updates_both_people(out: Outbound) -> None:
 async def test_organisations_do_not_mix(database: Settings) -> None:
     async with outbound_of(database, "org_a") as a, outbound_of(database, "org_b") as b:
         for out, name in ((a, "Ann"), (b, "Eve")):
-            await out.sql("insert into canon.person (org_id, id, first_name) values (%s, 'person_01h455vb4pex5vsknk084sn02q', %s)", out.org, name)  # fmt: skip
-            await out.plan("person_01h455vb4pex5vsknk084sn02q")
+            person = "person_01h455vb4pex5vsknk084sn02q"
+            await out.sql(
+                "insert into canon.person (org_id, id, first_name) values (%s, %s, %s)", out.org, person, name
+            )
+            await out.plan(person)
         await a.round()
         await b.round()
 
@@ -347,7 +349,7 @@ async def test_organisations_do_not_mix(database: Settings) -> None:
 @pytest.mark.covers("F064", "C17")
 async def test_a_lane_halves_a_refused_batch_and_ends_in_good_order(out: Outbound, database: Settings) -> None:
     people = [await out.insert(first_name="bad" if n == 7 else "good") for n in range(20)]
-    out.now = datetime.now(UTC) - timedelta(seconds=1)  # noqa: TID251, DTZ  the lane has the real clock
+    out.now = datetime.now(UTC) - timedelta(seconds=1)  # the lane has the real clock
     await out.plan(*people)
 
     class Whole(Theirs):
@@ -362,11 +364,12 @@ async def test_a_lane_halves_a_refused_batch_and_ends_in_good_order(out: Outboun
     async with AsyncConnectionPool(database.dsn("app"), min_size=2, open=False, kwargs={"autocommit": True}) as pool:
         lane = Lane(
             connection, theirs, await out.claims(), pool,
-            concurrency=5, now=lambda: datetime.now(UTC), spread=lambda: 0.5,  # noqa: TID251
+            concurrency=5, now=lambda: datetime.now(UTC), spread=lambda: 0.5,
         )  # fmt: skip
         lane.start()
+        open_ones = "select count(*) from sync.push_intent where org_id = %s and state not in ('DONE', 'DEAD')"
         async with asyncio.timeout(10):
-            while (await out.sql("select count(*) from sync.push_intent where org_id = %s and state in ('DONE', 'DEAD')", out.org)) != 20:  # fmt: skip
+            while await out.sql(open_ones, out.org):  # noqa: ASYNC110  the database tells
                 await asyncio.sleep(0.02)
         await lane.stop()
 
