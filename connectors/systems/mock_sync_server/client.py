@@ -36,6 +36,7 @@ class MockSyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.batch_size = settings.batch_size
         self._settings = settings
         self._http = http
         self._headers = {"content-type": "application/json", **_credential(settings)}
