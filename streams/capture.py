@@ -1,0 +1,215 @@
+"""Capture kept going: publication, slot and connector as they must be, and failed tasks restarted, but not for ever.
+
+`ensure` is what `syncline connectors apply` runs. `watch` runs in the jobs role of the workers; one of them at a time
+acts, held by an advisory lock. A slot that Postgres has given up is not healed by a restart, while Connect goes on to
+report RUNNING and retries: so the slot's own state is read, and capture is left red for a person to see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg.conninfo import conninfo_to_dict
+
+from connectors.debezium import register
+from connectors.debezium.connect import Connect, Status
+from schemas.model import Model
+from schemas.problems import Problem
+from streams.settings import Settings
+from streams.store import publication
+from streams.store.migrate import model_of
+
+log = structlog.get_logger(__name__)
+
+RESTARTS = 5
+WINDOW_S = 600.0
+"""Restarts of failed tasks allowed within the window; a task that fails more often does not heal by itself."""
+CHECK_EVERY_S = 5.0
+PATIENCE_S = 5.0
+LOCK = 7_310_051_954_882
+"""Key of the advisory lock that lets one watcher act."""
+
+SECRETS_FILE = "connect-secrets.properties"
+"""File in HOME; where it exists, the worker reads the password from it with its FileConfigProvider, named `file`."""
+
+SLOT = """
+select active, wal_status, safe_wal_size, confirmed_flush_lsn::text,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint
+from pg_replication_slots where slot_name = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A row of pg_replication_slots.
+
+    Args:
+        active: a connector is reading it.
+        wal_status: reserved, extended, unreserved (about to be lost) or lost.
+        safe_wal_size: bytes that may still be written before it is in danger; None when unlimited or lost.
+        confirmed: LSN up to which the connector has confirmed.
+        lag_bytes: WAL written since then.
+    """
+
+    active: bool
+    wal_status: str
+    safe_wal_size: int | None
+    confirmed: str
+    lag_bytes: int
+
+    @property
+    def safe(self) -> bool:
+        """Whether everything not yet captured is still there, and will be."""
+        return self.wal_status in ("reserved", "extended")
+
+
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """What `ensure` changed."""
+
+    publication: bool
+    slot: bool
+    connector: bool
+
+
+class Budget:
+    """How many restarts are left; time is given, in seconds of any steady clock."""
+
+    def __init__(self, restarts: int = RESTARTS, window_s: float = WINDOW_S) -> None:
+        self._restarts, self._window_s = restarts, window_s
+        self._spent: deque[float] = deque()
+
+    def spend(self, now: float) -> bool:
+        """Take one restart; False when the window has none left."""
+        while self._spent and now - self._spent[0] >= self._window_s:
+            self._spent.popleft()
+        if len(self._spent) >= self._restarts:
+            return False
+        self._spent.append(now)
+        return True
+
+
+def decide(status: Status | None, slot: Slot | None, budget: Budget, now: float) -> str:
+    """What the watcher does: `fine`, `restart`, `exhausted` (left red), `slot_lost` (left red) or `absent`."""
+    if slot is None or slot.wal_status == "lost":
+        return "slot_lost"
+    if status is None:
+        return "absent"
+    if not status.failed:
+        return "fine"
+    return "restart" if budget.spend(now) else "exhausted"
+
+
+def connector_config(settings: Settings, entities: Model) -> dict[str, str]:
+    """The settings the connector must have here."""
+    dsn: Mapping[str, Any] = conninfo_to_dict(settings.dsn("capture"))
+    secrets = settings.home / SECRETS_FILE
+    password = f"${{file:{secrets}:capture_password}}" if secrets.is_file() else str(dsn.get("password", ""))
+    source = register.Source(
+        host=str(dsn.get("host", "localhost")),
+        port=int(dsn.get("port", 5432)),
+        database=str(dsn["dbname"]),
+        user=str(dsn["user"]),
+        password=password,
+        registry_url=settings.registry_url,
+        sslmode=str(dsn.get("sslmode", "")),
+    )
+    return register.build(source, publication.wanted(entities))
+
+
+def read_slot(row: tuple[Any, ...] | None) -> Slot | None:
+    """A row of the query `SLOT`; a lost slot has no lag any more, only a loss."""
+    return Slot(bool(row[0]), str(row[1]), row[2], str(row[3] or ""), int(row[4] or 0)) if row else None
+
+
+async def ensure(settings: Settings, *, entities: Model | None = None, patience_s: float = 60.0) -> Ensured:
+    """Publication, slot and connector as they must be; may be repeated. Topics must exist before.
+
+    Raises:
+        Problem: `publication_failed`, `slot_failed`, `slot_lost`, or one of `connectors.debezium.register.apply`.
+    """
+    entities = entities or model_of(settings)
+    published, slot = await asyncio.to_thread(_ensure_database, settings, entities)
+    config = connector_config(settings, entities)
+    changed = await register.apply(settings.connect_url, config, patience_s=patience_s)
+    await register.allow_any_change(settings.registry_url, register.topics(publication.wanted(entities)))
+    return Ensured(published, slot, changed)
+
+
+def _ensure_database(settings: Settings, entities: Model) -> tuple[bool, bool]:
+    with psycopg.connect(settings.dsn("owner"), autocommit=True) as owner:
+        published = publication.ensure_publication(owner, entities)
+    with psycopg.connect(settings.dsn("capture"), autocommit=True) as capture:
+        made = publication.ensure_slot(capture)
+        slot = read_slot(capture.execute(SLOT, (publication.NAME,)).fetchone())
+    if slot is not None and slot.wal_status == "lost":
+        raise slot_lost(slot)
+    return published, made
+
+
+def slot_lost(slot: Slot | None) -> Problem:
+    """Changes between the slot's position and now are gone from the WAL, or soon will be."""
+    state = (
+        "does not exist" if slot is None else f"is {slot.wal_status} (confirmed up to {slot.confirmed or 'nothing'})"
+    )
+    return Problem(
+        "slot_lost",
+        f"the replication slot `{publication.NAME}` {state}",
+        "Stop the connector, drop the slot if it exists (`select pg_drop_replication_slot(…)`), run `syncline migrate` "
+        "and `syncline connectors apply`; the sweep then plans every change that capture has missed.",
+    )
+
+
+async def watch(
+    settings: Settings,
+    *,
+    every_s: float = CHECK_EVERY_S,
+    budget: Budget | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Look after the connector until cancelled. Whatever is unreachable is logged and looked at again."""
+    budget = budget or Budget()
+    told = ""
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(
+                settings.dsn("app"), autocommit=True, application_name="syncline capture watch", connect_timeout=5
+            ) as conn:
+                await _our_turn(conn, every_s, sleep)
+                while True:
+                    found = await look(conn, settings.connect_url, budget, clock())
+                    if found not in (told, "restart"):
+                        (log.info if found == "fine" else log.error)("capture", state=found)
+                        told = found
+                    await sleep(every_s)
+        except (psycopg.Error, Problem) as error:
+            log.warning("capture_watch_interrupted", cause=type(error).__name__, code=getattr(error, "code", ""))
+            await sleep(every_s)
+
+
+async def _our_turn(
+    conn: psycopg.AsyncConnection[Any], every_s: float, sleep: Callable[[float], Awaitable[None]]
+) -> None:
+    """Wait until no other worker watches. The lock goes with the session, so a killed watcher is replaced."""
+    while await (await conn.execute("select 1 where not pg_try_advisory_lock(%s)", (LOCK,))).fetchone():
+        await sleep(every_s)
+
+
+async def look(conn: psycopg.AsyncConnection[Any], connect_url: str, budget: Budget, now: float) -> str:
+    """One look, and one restart if that is what is to do; returns the decision."""
+    slot = read_slot(await (await conn.execute(SLOT, (publication.NAME,))).fetchone())
+    async with Connect(connect_url, patience_s=PATIENCE_S) as connect:
+        status = await connect.status(register.NAME)
+        decision = decide(status, slot, budget, now)
+        if decision == "restart" and status is not None:
+            log.warning("capture_restart", part=status.failed[0].name, cause=status.failed[0].cause)
+            await connect.restart_failed(register.NAME)
+    return decision
