@@ -102,9 +102,8 @@ async def test_the_webhook_address_is_known_by_hash_only(service, conn):
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 24
     shown = await service.reveal_webhook(conn, ORG, "mock")
     assert shown == made.webhook
-    assert [("connection.connect",), ("connection.reveal_webhook",)] == await rows(
-        conn, "select action from sync.audit where actor = 'cli:ann' order by id"
-    )
+    audited = await rows(conn, "select action from sync.audit where actor = 'cli:ann' order by id")
+    assert audited == [("connection.connect",), ("connection.reveal_webhook",)]
 
 
 @pytest.mark.covers("F004", "F023")

@@ -1,0 +1,238 @@
+"""Why a record did or did not sync: from what is known of it at one connection to one plain sentence.
+
+The first reason that holds is the one given, from the connection as a whole to the last answer of the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Our row. `deleted_at` is set for soft and hard deletes alike."""
+
+    entity_type: str
+    id: str
+    version: int
+    origin: str
+    modified_at: datetime
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Their record of it; `deleted_at` when the link was taken away."""
+
+    external_type: str
+    external_id: str
+    deleted_at: datetime | None = None
+    last_processed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The wish that they hold our current state; `behind` is how many plans are not fulfilled yet."""
+
+    state: str
+    reason: str
+    behind: int
+    attempt: int
+    not_before: datetime | None
+    error_code: str = ""
+    error_cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One HTTP attempt; each hop with its time, None where it was not reached."""
+
+    op: str
+    outcome: str
+    status: int | None
+    cause: str | None
+    attempt: int
+    committed_at: datetime | None
+    planned_at: datetime | None
+    claimed_at: datetime | None
+    sent_at: datetime | None
+    answered_at: datetime | None
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of one event of theirs."""
+
+    decision: str
+    reason: str
+    source: str
+    occurred_at: datetime
+    received_at: datetime
+    applied_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Something that cannot be processed as it is."""
+
+    id: int
+    source: str
+    code: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one entity at one connection; lists are newest first.
+
+    Args:
+        gate: of the root's type, empty when it is out of scope.
+        takes_type: the system has this type, by itself or as a part of its root.
+        conflicts: fields with an open conflict.
+        reviews: kinds of open review items: unlinked, constraint.
+    """
+
+    connection: str
+    system: str
+    state: str
+    state_reason: str | None
+    option: int
+    gate: str
+    takes_type: bool
+    link: Link | None = None
+    intent: Intent | None = None
+    deliveries: Sequence[Delivery] = ()
+    decisions: Sequence[Decision] = ()
+    conflicts: Sequence[str] = ()
+    reviews: Sequence[str] = ()
+    dead_letters: Sequence[DeadLetter] = ()
+
+
+def explain(facts: Facts, entity: Entity | None, now: datetime) -> str:
+    """The sentence for one connection; `entity` is None while their record has no row of ours."""
+    said = _barred(facts)
+    if not said and entity is None:
+        said = _not_ours(facts)
+    if not said and entity is not None:
+        said = _wanted(facts, now) or _settled(facts, entity)
+    return " ".join([said, *_open_questions(facts)])
+
+
+def _barred(facts: Facts) -> str:
+    """Reasons that hold for every record of the type."""
+    if facts.state == "disconnected":
+        return f"{facts.connection} is disconnected, so nothing goes either way."
+    if not facts.takes_type:
+        return f"{facts.connection} never gets it: {facts.system} has no records of this type."
+    if not facts.gate:
+        return f"This type is out of scope for {facts.connection}."
+    return ""
+
+
+def _not_ours(facts: Facts) -> str:
+    if not facts.decisions:
+        return f"{facts.connection} has it as a record that is not matched with a row of ours yet."
+    last = facts.decisions[0]
+    return f"It has no row of ours: the last event of {facts.connection} was {last.decision} ({last.reason})."
+
+
+def _wanted(facts: Facts, now: datetime) -> str:
+    """Where the open wish stands; empty when there is none."""
+    intent = facts.intent
+    if intent is None or intent.state == "DONE":
+        return ""
+    return _stands_still(facts, intent) or _goes_on(facts, intent, now)
+
+
+def _stands_still(facts: Facts, intent: Intent) -> str:
+    """States that time alone does not end, and the write in flight."""
+    name, error = facts.connection, _error(intent)
+    match intent.state:
+        case "DEAD":
+            return f"{name} refused it for good{error}. It is sent again when the record changes."
+        case "PARKED":
+            return f"It is parked until a person decides{error}."
+        case "UNKNOWN":
+            return f"It is unclear whether {name} applied the last write{error}; that is being found out."
+        case "HELD":
+            return f"It is held: this type is at the gate {facts.gate!r} for {name} and flows once that is 'live'."
+        case "SENDING":
+            return f"It is being sent to {name} right now (try {intent.attempt})."
+        case _:
+            return ""
+
+
+def _goes_on(facts: Facts, intent: Intent, now: datetime) -> str:
+    name, error = facts.connection, _error(intent)
+    if facts.state == "paused":
+        return f"It waits because {name} is paused ({facts.state_reason or 'no reason given'})."
+    match intent.state:
+        case "WAITING":
+            return f"It waits for a record it refers to, which {name} does not have yet{error}."
+        case "RETRY":
+            return f"The last try failed{error}; try {intent.attempt + 1} is {_when(intent.not_before, now)}."
+        case _:
+            return f"It waits for its turn at {name} ({intent.reason}); that is {_when(intent.not_before, now)}."
+
+
+def _settled(facts: Facts, entity: Entity) -> str:
+    """Nothing is wanted: why not."""
+    name = facts.connection
+    if "unlinked" in facts.reviews or (facts.option == 3 and not _linked(facts)):
+        return f"It is not linked, and {name} has option 3: only linked records are pushed until a person pushes it."
+    if entity.origin == name:
+        return f"In step: the last change came from {name}, so there is nothing to send back."
+    if facts.intent is not None:
+        return f"In step: {name} has the current state{_last_delivery(facts)}."
+    if entity.origin == "bulk":
+        return f"The last change was made in bulk; such changes reach {name} by an explicit push only."
+    if entity.deleted_at is not None:
+        return f"It was deleted here before anything was planned for {name}."
+    if _linked(facts):
+        return f"It is linked at {name}, and nothing has been planned since."
+    return f"Nothing was planned: it has not changed since {name} was connected. `syncline push --all` sends it."
+
+
+def _open_questions(facts: Facts) -> list[str]:
+    said = []
+    if facts.conflicts:
+        listed = ", ".join(facts.conflicts)
+        said.append(f"Both sides changed {listed}, and a person must choose; these fields are left out until then.")
+    if "constraint" in facts.reviews:
+        said.append("A rule of our database refused an event of theirs; it waits in the review queue.")
+    said.extend(f"Dead letter {letter.id}: {letter.cause} ({letter.code})." for letter in facts.dead_letters)
+    return said
+
+
+def _linked(facts: Facts) -> bool:
+    return facts.link is not None and facts.link.deleted_at is None
+
+
+def _error(intent: Intent) -> str:
+    if not intent.error_code:
+        return ""
+    return f": {intent.error_cause} ({intent.error_code})" if intent.error_cause else f" ({intent.error_code})"
+
+
+def _when(at: datetime | None, now: datetime) -> str:
+    if at is None or at <= now:
+        return "due now"
+    return f"due in {_span((at - now).total_seconds())}, at {at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _last_delivery(facts: Facts) -> str:
+    delivered = next((d for d in facts.deliveries if d.outcome == "delivered"), None)
+    if delivered is None:
+        return ", and nothing had to be sent"
+    at = delivered.answered_at or delivered.recorded_at
+    return f" since {at:%Y-%m-%d %H:%M:%S}Z ({delivered.op}, try {delivered.attempt})"

@@ -1,0 +1,54 @@
+-- Everything that is known of one entity or one record of theirs. Newest first, few of each.
+
+-- tombstone --
+select entity_type, id, version, origin, deleted_at as modified_at, deleted_at from sync.tombstone
+where org_id = %(org)s and id = %(id)s order by version desc limit 1
+
+-- links --
+select l.connection, l.external_type, l.external_id, l.deleted_at, s.last_processed_at
+from sync.external_link l left join sync.link_state s on s.org_id = l.org_id and s.link_id = l.id
+where l.org_id = %(org)s and l.entity_id = any(%(ids)s)
+order by l.deleted_at is not null, array_position(%(ids)s::text[], l.entity_id), l.created_at desc
+
+-- links_by_external_id --
+select distinct connection, external_type, entity_type, entity_id from sync.external_link
+where org_id = %(org)s and external_id = %(id)s and deleted_at is null order by 1, 2
+
+-- events_by_external_id --
+select distinct connection, external_type from sync.applied_event
+where org_id = %(org)s and external_id = %(id)s order by 1, 2
+
+-- intents --
+select connection, state, reason, greatest(wanted_seq - done_seq, 0) as behind, attempt,
+       nullif(not_before, '-infinity') as not_before, coalesce(error_code, '') as error_code,
+       coalesce(error_cause, '') as error_cause
+from sync.push_intent where org_id = %(org)s and entity_id = %(root)s
+
+-- deliveries --
+select connection, op, outcome, status, cause, attempt, committed_at, planned_at, claimed_at, sent_at, answered_at,
+       recorded_at
+from (select *, row_number() over (partition by connection order by recorded_at desc, id desc) as n
+      from sync.delivery where org_id = %(org)s and entity_id = %(root)s) d
+where n <= %(limit)s order by recorded_at desc, id desc
+
+-- decisions --
+select connection, decision, reason, source, occurred_at, received_at, applied_at
+from (select *, row_number() over (partition by connection order by applied_at desc) as n
+      from sync.applied_event where org_id = %(org)s and entity_id = any(%(ids)s)) d
+where n <= %(limit)s order by applied_at desc
+
+-- decisions_by_external_id --
+select connection, decision, reason, source, occurred_at, received_at, applied_at
+from sync.applied_event where org_id = %(org)s and external_id = %(id)s order by applied_at desc limit %(limit)s
+
+-- conflicts --
+select connection, field from sync.conflict
+where org_id = %(org)s and entity_id = any(%(ids)s) and resolved_at is null order by field
+
+-- reviews --
+select connection, kind from sync.review
+where org_id = %(org)s and subject = any(%(subjects)s) and closed_at is null order by kind
+
+-- dead_letters --
+select connection, id, source, code, cause from sync.dead_letter
+where org_id = %(org)s and state = 'open' and record_key = any(%(keys)s) order by id desc limit %(limit)s

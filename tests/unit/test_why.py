@@ -1,0 +1,87 @@
+"""From what is known to the sentence: a table."""
+# ruff: noqa: E501 - one case, one line
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link, explain
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+ENTITY = Entity("person", "person_1", 3, "local", NOW)
+FACTS = Facts("clinic", "pco", "active", None, 1, "live", takes_type=True)
+LINK = Link("person", "77")
+
+
+def intent(state, **given):
+    return Intent(state, "change", 1, given.pop("attempt", 1), given.pop("not_before", None), **given)
+
+
+def delivery(outcome="delivered", **given):
+    return Delivery("update", outcome, 200, None, 1, NOW, NOW, NOW, NOW, NOW, NOW, **given)
+
+
+IN_AN_HOUR = NOW + timedelta(hours=3)
+
+TABLE = [
+    ("disconnected", {"state": "disconnected"}, {}, "is disconnected"),
+    ("type not taken", {"takes_type": False}, {}, "pco has no records of this type"),
+    ("out of scope", {"gate": ""}, {}, "out of scope"),
+    ("held", {"gate": "matched", "intent": intent("HELD")}, {}, "held: this type is at the gate 'matched'"),
+    ("dead", {"intent": intent("DEAD", error_code="invalid", error_cause="bad date")}, {}, "refused it for good: bad date (invalid)"),
+    ("parked", {"intent": intent("PARKED", error_code="ambiguous_create")}, {}, "parked until a person decides (ambiguous_create)"),
+    ("unknown", {"intent": intent("UNKNOWN")}, {}, "unclear whether clinic applied"),
+    ("sending", {"intent": intent("SENDING", attempt=2)}, {}, "right now (try 2)"),
+    ("retry", {"intent": intent("RETRY", attempt=3, not_before=IN_AN_HOUR, error_code="timeout")}, {}, "failed (timeout); try 4 is due in 3 h, at 2026-03-01 15:00:00Z"),
+    ("retry is due", {"intent": intent("RETRY", not_before=NOW)}, {}, "try 2 is due now"),
+    ("waiting", {"intent": intent("WAITING", error_cause="household_9", error_code="parent")}, {}, "waits for a record it refers to"),
+    ("pending", {"intent": intent("PENDING")}, {}, "waits for its turn at clinic (change); that is due now"),
+    ("paused", {"state": "paused", "state_reason": "401", "intent": intent("PENDING")}, {}, "paused (401)"),
+    ("paused but refused", {"state": "paused", "intent": intent("DEAD")}, {}, "refused it for good"),
+    ("option 3", {"option": 3}, {}, "option 3: only linked records"),
+    ("option 3, link gone", {"option": 3, "link": replace(LINK, deleted_at=NOW)}, {}, "option 3: only linked"),
+    ("option 3, linked", {"option": 3, "link": LINK}, {}, "nothing has been planned since"),
+    ("came from there", {"link": LINK}, {"origin": "clinic"}, "came from clinic, so there is nothing to send back"),
+    ("bulk", {}, {"origin": "bulk"}, "made in bulk"),
+    ("done", {"link": LINK, "intent": intent("DONE"), "deliveries": [delivery()]}, {}, "has the current state since 2026-03-01 12:00:00Z (update, try 1)"),
+    ("nothing to send", {"link": LINK, "intent": intent("DONE")}, {}, "nothing had to be sent"),
+    ("never changed", {}, {}, "`syncline push --all` sends it"),
+    ("deleted before", {}, {"deleted_at": NOW}, "deleted here before anything was planned"),
+    ("conflict", {"link": LINK, "conflicts": ["email", "phone"]}, {}, "changed email, phone, and a person must choose"),
+    ("constraint", {"reviews": ["constraint"]}, {}, "waits in the review queue"),
+    ("dead letter", {"dead_letters": [DeadLetter(4, "push", "invalid", "bad date")]}, {}, "Dead letter 4: bad date (invalid)."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("known", "row", "said"), [case[1:] for case in TABLE], ids=[case[0] for case in TABLE])
+def test_the_sentence(known, row, said):
+    sentence = explain(replace(FACTS, **known), replace(ENTITY, **row), NOW)
+    assert said in sentence
+    assert sentence.endswith((".", "now."))
+
+
+def test_a_record_without_a_row_of_ours():
+    event = Decision("ignored", "unlinked_option_2", "webhook", NOW, NOW, NOW)
+    assert "not matched with a row of ours yet" in explain(FACTS, None, NOW)
+    assert "was ignored (unlinked_option_2)" in explain(replace(FACTS, decisions=[event]), None, NOW)
+
+
+@given(
+    state=st.sampled_from(["active", "paused", "disconnected"]),
+    option=st.sampled_from([1, 2, 3]),
+    gate=st.sampled_from(["", "staging", "matched", "populated", "live"]),
+    takes_type=st.booleans(),
+    link=st.sampled_from([None, LINK, replace(LINK, deleted_at=NOW)]),
+    wish=st.sampled_from([None, "PENDING", "HELD", "WAITING", "SENDING", "RETRY", "UNKNOWN", "DONE", "PARKED", "DEAD"]),
+    origin=st.sampled_from(["local", "bulk", "clinic", "other", None]),
+)
+def test_there_is_always_one(state, option, gate, takes_type, link, wish, origin):
+    facts = Facts("clinic", "pco", state, None, option, gate, takes_type, link, intent(wish) if wish else None)
+    sentence = explain(facts, replace(ENTITY, origin=origin) if origin else None, NOW)
+    assert len(sentence) > 20
+    assert "None" not in sentence
