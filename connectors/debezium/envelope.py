@@ -34,7 +34,8 @@ class Change:
         version: of the row; 0 for tables without versions.
         origin: who made the change: `local`, `bulk` or a connection; empty for tables without origins.
         origin_event: the inbound event it came from, if any.
-        new_root: for the half of a changed key that is gone: the header told where the row went.
+        moved: one half of a changed key.
+        new_root: for the half that is gone: where the header says the row went.
         old_root: for the half that came: the sync_key it had, or "" where the key did not change.
     """
 
@@ -47,6 +48,7 @@ class Change:
     version: int
     origin: str
     origin_event: str | None
+    moved: bool
     new_root: str
     old_root: str
     _envelope: Envelope = field(repr=False, compare=False)
@@ -82,7 +84,7 @@ class Change:
     @property
     def counts(self) -> bool:
         """False for a true delete, which is told by its tombstone instead."""
-        return not self.gone or bool(self.new_root)
+        return self.moved or not self.gone
 
 
 def change(topic: str, key: bytes | None, headers: Headers | None, envelope: Envelope) -> Change:
@@ -114,6 +116,7 @@ def change(topic: str, key: bytes | None, headers: Headers | None, envelope: Env
         version=row.get("version") or 0,
         origin=row.get("origin") or "",
         origin_event=row.get("origin_event"),
+        moved=bool(moved),
         new_root=root(moved.get(NEW_KEY)),
         old_root=root(moved.get(OLD_KEY)) or _former(before, after, sync_key),
         _envelope=envelope,
