@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime
 
 import psycopg
@@ -28,12 +29,15 @@ _log = structlog.get_logger("outbound.dispatcher")
 
 
 class Dispatcher:
-    """A service of the worker: `start`, `stop`, and `wake` from the planner.
+    """A service of the worker: `run`, `stop`, and `wake` from the planner.
 
     Args:
-        open_client: makes the client of a connection; may raise Problem, then that connection has no lane.
+        open_client: makes the client of a connection; may raise Problem, then that connection has no lane until it
+            changes.
         slot: this worker's number, written into claims so that a successor can take them over at once.
     """
+
+    name = "dispatcher"
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Dispatcher:
         dsn: str,
         *,
         manifest: Callable[[str], Manifest],
-        open_client: Callable[[Connection], Awaitable[Client]],
+        open_client: Callable[[Connection], AbstractAsyncContextManager[Client]],
         slot: Callable[[], int],
         now: Callable[[], datetime],
         spread: Callable[[], float],
@@ -53,28 +57,37 @@ class Dispatcher:
         self._slot = slot
         self._now = now
         self._spread = spread
-        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._lanes: dict[tuple[str, str], tuple[Lane, AsyncExitStack]] = {}
         self._broken: dict[tuple[str, str], Connection] = {}
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Take over what this slot's former holder left in flight, then begin."""
-        async with self._pool.connection() as conn:
-            await conn.execute(_SQL["release_slot"], {"slot": self._slot(), "now": self._now()})
+    async def run(self) -> None:
+        """Take over what this slot's former holder left in flight, then work until `stop`."""
+        await self._release_slot()
         self._tasks = [asyncio.create_task(self._keep_lanes()), asyncio.create_task(self._listen())]
+        await asyncio.gather(*self._tasks, return_exceptions=False)
 
     async def stop(self) -> None:
-        """End the lanes; every call in flight is recorded."""
+        """Claim nothing more; calls in flight end and are recorded."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
-        self._lanes.clear()
+        await asyncio.gather(*(self._close(key) for key in list(self._lanes)))
+
+    async def _release_slot(self) -> None:
+        while True:
+            try:
+                async with self._pool.connection() as conn:
+                    await conn.execute(_SQL["release_slot"], {"slot": self._slot(), "now": self._now()})
+                return
+            except psycopg.OperationalError as error:
+                _log.warning("waiting_for", what="postgres", error=type(error).__name__)
+                await asyncio.sleep(DATABASE_PAUSE_S)
 
     def wake(self) -> None:
         """Intents were planned in this process."""
-        for lane in self._lanes.values():
+        for lane, _ in self._lanes.values():
             lane.wake()
 
     async def _keep_lanes(self) -> None:
@@ -85,27 +98,27 @@ class Dispatcher:
                     wanted = {(c.org_id, c.name): c for c in await connections.list_active(conn)}
                 await self._adjust(wanted)
             except psycopg.OperationalError as error:
-                _log.warning("database unreachable, lanes stay as they are", error=type(error).__name__)
+                _log.warning("waiting_for", what="postgres", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
 
     async def _adjust(self, wanted: dict[tuple[str, str], Connection]) -> None:
         """Stop lanes of connections that are gone or changed, open those that are missing."""
-        stale = [key for key, lane in self._lanes.items() if wanted.get(key) != lane.connection]
-        await asyncio.gather(*(self._lanes.pop(key).stop() for key in stale))
+        stale = [key for key, (lane, _) in self._lanes.items() if wanted.get(key) != lane.connection]
+        await asyncio.gather(*(self._close(key) for key in stale))
         for key, connection in wanted.items():
             if key not in self._lanes and self._broken.get(key) != connection:
                 await self._open(key, connection)
 
     async def _open(self, key: tuple[str, str], connection: Connection) -> None:
+        closing = AsyncExitStack()
         try:
-            client, manifest = await self._open_client(connection), self._manifest(connection.system)
+            client = await closing.enter_async_context(self._open_client(connection))
+            manifest = self._manifest(connection.system)
         except Problem as problem:
             self._broken[key] = connection
-            _log.error(
-                "a connection cannot be opened", connection=connection.name, code=problem.code, cause=problem.cause
-            )
+            _log.error("lane_not_open", connection=connection.name, code=problem.code, cause=problem.cause)
             return
         lane = Lane(
             connection,
@@ -117,8 +130,13 @@ class Dispatcher:
             spread=self._spread,
         )
         lane.start()
-        self._lanes[key] = lane
-        _log.info("lane open", connection=connection.name, system=connection.system)
+        self._lanes[key] = (lane, closing)
+        _log.info("lane_open", connection=connection.name, system=connection.system)
+
+    async def _close(self, key: tuple[str, str]) -> None:
+        lane, closing = self._lanes.pop(key)
+        await lane.stop()
+        await closing.aclose()
 
     async def _listen(self) -> None:
         while True:
@@ -132,5 +150,5 @@ class Dispatcher:
                         else:
                             self.wake()
             except psycopg.OperationalError as error:
-                _log.warning("notifications lost, looking by time", error=type(error).__name__)
+                _log.warning("notifications_lost", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)

@@ -118,9 +118,7 @@ class Lane:
                     )
                     due = await self._claims.next_due(conn) if not taken else None
             except psycopg.OperationalError as error:
-                _log.warning(
-                    "database unreachable, the lane waits", connection=self.connection.name, error=type(error).__name__
-                )
+                _log.warning("lane_waits", what="postgres", connection=self.connection.name, error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
                 continue
             if claims:
@@ -135,7 +133,7 @@ class Lane:
         self._wake.set()
         if not call.cancelled() and (error := call.exception()):
             # the intents stay SENDING and are sent again, unchanged, when their lease ends
-            _log.error("a call ended by a defect", connection=self.connection.name, exc_info=error)
+            _log.error("call_failed", connection=self.connection.name, exc_info=error)
 
     def _until_room(self) -> float:
         return (self._breaker.until - self._now()).total_seconds() if self._breaker.until else IDLE_S
@@ -198,7 +196,7 @@ class Lane:
                 return
             except psycopg.OperationalError as error:
                 _log.warning(
-                    "outcomes wait for the database", connection=self.connection.name, error=type(error).__name__
+                    "outcomes_wait", what="postgres", connection=self.connection.name, error=type(error).__name__
                 )
                 await asyncio.sleep(DATABASE_PAUSE_S)
 

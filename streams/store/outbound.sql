@@ -37,6 +37,12 @@ on conflict (org_id, connection, kind, subject) where closed_at is null do nothi
 -- wake --
 select pg_notify('sync_push', '')
 
+-- unreadable --
+insert into sync.dead_letter (source, record_key, value, position, code, cause)
+select r.source, r.record_key, decode(r.value, 'hex'), r.position, r.code, r.cause
+from json_to_recordset(%(rows)s::json) as r(source text, record_key text, value text, position text, code text, cause text)
+on conflict (source, position) where position is not null do nothing
+
 -- claim --
 -- Ready intents, and writes whose worker is gone (expired lease): those are sent again with their frozen bytes.
 with ready as materialized (

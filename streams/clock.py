@@ -1,0 +1,16 @@
+"""The real clock, random numbers and entropy: the only place that reads them. Everything else gets them handed in."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """The time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+def spread() -> float:
+    """A random number from 0 to 1, for jitter."""
+    return random.random()  # noqa: S311  jitter is no secret
