@@ -14,7 +14,7 @@ from schemas import model as models
 from schemas.codec import Codec
 from schemas.model import Model
 from schemas.registry import Registry
-from streams import clock, connections, vault
+from streams import connections, vault
 from streams.settings import Settings
 from streams.store import credentials
 from streams.store.connections import Connection
