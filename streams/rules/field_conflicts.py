@@ -1,0 +1,212 @@
+"""Field by field: who changed what since we last agreed, and who wins what both changed.
+
+The middle of `streams.rules.conflicts.decide`, for an event newer than what we know of an entity that lives.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from schemas.fields import Document, Json
+from streams.rules.mapping import differences
+from streams.rules.sides import (
+    Agreed,
+    Decision,
+    Kind,
+    Loser,
+    Ours,
+    Policy,
+    Question,
+    Side,
+    Terms,
+    Theirs,
+    known_after,
+    merged,
+)
+
+_MISSING: Any = object()
+
+
+def compare_versions(one: str | None, other: str | None) -> int:
+    """-1, 0 or 1; 0 also where the two are no counters and cannot be compared."""
+    if one is None or other is None or not (_is_counter(one) and _is_counter(other)):
+        return 0
+    return (int(one) > int(other)) - (int(one) < int(other))
+
+
+def _is_counter(version: str) -> bool:
+    return version.isascii() and version.isdecimal() and len(version) < 20
+
+
+def winner_of(ours: Ours, ours_at: datetime, theirs: Theirs, terms: Terms) -> tuple[Side, str]:
+    """Who wins what both changed, and the rule that says so."""
+    if terms.policy is Policy.LOCAL:
+        return "ours", "policy"
+    if terms.policy is Policy.REMOTE:
+        return "theirs", "policy"
+    if abs(ours_at - theirs.written_at) > terms.tolerance:
+        return ("ours" if ours_at > theirs.written_at else "theirs"), "last_write"
+    newer = compare_versions(str(ours.version), theirs.version)
+    if newer:
+        return ("ours" if newer > 0 else "theirs"), "higher_version"
+    return "theirs", "remote_on_tie"
+
+
+class Fields:
+    """The comparison key by key; what it finds accumulates here."""
+
+    def __init__(self, ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms) -> None:
+        self._ours, self._theirs, self._agreed, self._terms = ours, theirs, agreed, terms
+        self._base = agreed.base or {}
+        self._known = bool(agreed.base)
+        # A push that their answer put no time on is not covered by `agreed.at`: an event that is not later than it may
+        # tell of a state our push has replaced since, so it is one of two concurrent writes, never plainly newer.
+        pushed = agreed.pushed_at
+        self._overtaken = pushed is not None and theirs.at <= pushed and (agreed.at is None or agreed.at < pushed)
+        self._write: Document = {}
+        self._kept: set[str] = set()
+        self._rules: set[str] = set()
+        self._losers: list[Loser] = []
+        self._questions: list[Question] = []
+
+    def decide(self) -> Decision:
+        """Compare, let the policy decide what both changed, and add up."""
+        both = [key for key in sorted(self._theirs.document) if not self._settle(key)]
+        self._settle_conflicts(both)
+        asked = {q.field for q in self._questions}
+        base = self._base_after()
+        result = merged(self._ours.document, self._write)
+        differing = (differences(result, base) & self._theirs.document.keys()) - asked - self._ours.hidden.keys()
+        return Decision(
+            self._kind(),
+            self._reason(),
+            self._write,
+            base,
+            tuple(self._losers),
+            tuple(self._questions),
+            remote_needs_correction=bool(differing),
+            revive=self._ours.deleted,
+        )
+
+    def _settle(self, key: str) -> bool:
+        """Settle a key that needs no clock; False when both sides changed it."""
+        theirs = self._theirs.document
+        if key in self._ours.hidden:
+            return theirs[key] is None or (key in self._base and _same(key, theirs, self._base))
+        if _same(key, theirs, self._ours.document):
+            return True
+        if self._settles_without_base(key):
+            return True
+        if not self._known or ("/" not in key and key not in self._base):
+            return False
+        if _same(key, theirs, self._base):
+            self._kept.add(key)
+            return True
+        if _same(key, self._ours.document, self._base) and not self._overtaken:
+            self._write[key] = theirs[key]
+            return True
+        return False
+
+    def _settles_without_base(self, key: str) -> bool:
+        theirs = self._theirs.document
+        if key in self._agreed.in_flight and _same(key, theirs, self._agreed.in_flight):
+            # Our own push coming back before its answer: what we have changed since stays.
+            self._kept.add(key)
+            return True
+        if "/" in key and self._base.get(key) is not None:
+            return False
+        if "/" in key and theirs[key] is None:
+            # They lack a part that they never had: that is no removal.
+            self._kept.add(key)
+            return True
+        if key not in self._ours.document and key not in self._ours.parts_at:
+            # We never had it: there is nothing of ours it could replace.
+            self._write[key] = theirs[key]
+            return True
+        return False
+
+    def _settle_conflicts(self, keys: list[str]) -> None:
+        whole = self._terms.policy is Policy.LWW_RECORD or not self._known
+        for key in keys:
+            ours_at = self._ours.last_edit if whole else self._edited_at(key)
+            winner, rule = winner_of(self._ours, ours_at, self._theirs, self._terms)
+            if question := self._question(key):
+                self._questions.append(question)
+                continue
+            self._rules.add(rule)
+            self._losers.append(
+                Loser(key, self._base.get(key), self._value(key), self._theirs.document[key], winner, rule)
+            )
+            if winner == "theirs":
+                self._write[key] = self._theirs.document[key]
+            else:
+                self._kept.add(key)
+        if keys and self._terms.policy is Policy.LWW_RECORD and self._known:
+            self._take_whole_record()
+
+    def _take_whole_record(self) -> None:
+        """Literal last write wins: the winner's other fields win too."""
+        winner, rule = winner_of(self._ours, self._ours.last_edit, self._theirs, self._terms)
+        asked = {q.field for q in self._questions}
+        theirs, in_flight = self._theirs.document, self._agreed.in_flight
+        if winner == "theirs":
+            for key in sorted(self._kept - asked):
+                never_theirs = "/" in key and theirs[key] is None and self._base.get(key) is None
+                if never_theirs or (key in in_flight and _same(key, theirs, in_flight)):
+                    continue
+                self._kept.discard(key)
+                self._write[key] = theirs[key]
+                self._losers.append(Loser(key, self._base.get(key), self._value(key), theirs[key], winner, rule))
+            return
+        for key in sorted(self._write):
+            self._kept.add(key)
+            self._losers.append(Loser(key, self._base.get(key), self._value(key), self._write.pop(key), winner, rule))
+
+    def _question(self, key: str) -> Question | None:
+        protected = key.partition("/")[0] in self._terms.protected and self._value(key) is not None
+        if not protected and self._terms.policy is not Policy.MANUAL:
+            return None
+        rule = "protected" if protected else "manual"
+        return Question(key, self._base.get(key), self._value(key), self._theirs.document[key], rule)
+
+    def _value(self, key: str) -> Json:
+        return self._ours.hidden.get(key, self._ours.document.get(key))
+
+    def _edited_at(self, key: str) -> datetime:
+        return self._ours.parts_at.get(key, self._ours.modified_at)
+
+    def _base_after(self) -> Document:
+        """They hold what they say; after an overtaken event they hold that or our push, and the one that differs from
+        the result is named, so that the correction is sent."""
+        base = known_after(self._agreed.base, self._theirs.document)
+        if not self._overtaken:
+            return base
+        result = merged(self._ours.document, self._write)
+        for key in self._theirs.document:
+            if _same(key, self._theirs.document, result):
+                base.pop(key, None)
+                base |= {key: self._base[key]} if key in self._base else {}
+        return base
+
+    def _kind(self) -> Kind:
+        if self._questions:
+            return Kind.ASK
+        if self._write:
+            return Kind.MERGE if self._kept else Kind.TAKE
+        return Kind.TAKE if self._ours.deleted else Kind.KEEP
+
+    def _reason(self) -> str:
+        if self._questions:
+            return self._questions[0].rule
+        if self._rules:
+            return min(self._rules)
+        if self._write:
+            return "newer_there"
+        return "changed_here" if self._kept else "same"
+
+
+def _same(key: str, one: Document, other: Document) -> bool:
+    """Whether two documents agree on a key; a part that is missing and one that is None are the same."""
+    missing = None if "/" in key else _MISSING
+    return not differences({key: one.get(key, missing)}, {key: other.get(key, missing)})
