@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import orjson
+
 from schemas.codec import Envelope, Row
 from schemas.problems import Problem
 
@@ -28,11 +30,12 @@ class Change:
         schema: `canon` or `sync`.
         table: for canonical tables this is the entity type.
         gone: the row is no longer under this key: deleted, or its key changed.
-        row: the captured columns after the change; for a row that is gone, those of its key (others may be None).
+        row: the captured columns after the change. Of a row that is gone only the key's columns are true (`org_id`,
+            `id`, `sync_key`); Postgres does not tell the others, and they hold defaults.
         before: the captured columns before, where Postgres told them: the key changed, or the row is gone.
         sync_key: the Kafka key, `org/root id`.
-        version: of the row; 0 for tables without versions.
-        origin: who made the change: `local`, `bulk` or a connection; empty for tables without origins.
+        version: of the row; 0 where there is none to tell.
+        origin: who made the change: `local`, `bulk` or a connection; "" where there is none to tell.
         origin_event: the inbound event it came from, if any.
         moved: one half of a changed key.
         new_root: for the half that is gone: where the header says the row went.
@@ -106,6 +109,7 @@ def change(topic: str, key: bytes | None, headers: Headers | None, envelope: Env
     before, after = envelope.before, envelope.after
     moved = {name: value for name, value in headers or () if name in (NEW_KEY, OLD_KEY)}
     sync_key = key.decode()
+    told = after or {}
     return Change(
         schema=parts[1],
         table=parts[2],
@@ -113,9 +117,9 @@ def change(topic: str, key: bytes | None, headers: Headers | None, envelope: Env
         row=row,
         before=before,
         sync_key=sync_key,
-        version=row.get("version") or 0,
-        origin=row.get("origin") or "",
-        origin_event=row.get("origin_event"),
+        version=told.get("version") or 0,
+        origin=told.get("origin") or "",
+        origin_event=told.get("origin_event"),
         moved=bool(moved),
         new_root=root(moved.get(NEW_KEY)),
         old_root=root(moved.get(OLD_KEY)) or _former(before, after, sync_key),
@@ -124,14 +128,12 @@ def change(topic: str, key: bytes | None, headers: Headers | None, envelope: Env
 
 
 def root(header: bytes | None) -> str:
-    """The sync_key in a key header, which holds the plain key or, by another converter, a struct around it."""
-    if not header:
+    """The sync_key in a key header: Connect writes the key's struct as JSON there; "" when it cannot be read."""
+    try:
+        named = orjson.loads(header or b"")
+    except orjson.JSONDecodeError:
         return ""
-    text = header.decode(errors="replace")
-    if text.startswith("Struct{"):
-        named = dict(part.partition("=")[::2] for part in text[len("Struct{") : -1].split(","))
-        return named.get("sync_key", "")
-    return text.strip('"')
+    return str(named.get("sync_key", "")) if isinstance(named, dict) else ""
 
 
 def _former(before: Row | None, after: Row | None, sync_key: str) -> str:

@@ -29,11 +29,12 @@ def test_an_update_is_read() -> None:
 def test_a_true_delete_does_not_count() -> None:
     read = change(ROW, None)
     assert (read.op, read.gone, read.counts, read.row) == ("d", True, False, ROW)
+    assert (read.version, read.origin) == (0, ""), "Postgres tells the key's columns only"
 
 
 def test_a_row_that_changed_its_root_concerns_both() -> None:
-    left = change(ROW, None, (captured.NEW_KEY, OTHER.encode()))
-    came = change(None, ROW | {"sync_key": OTHER}, (captured.OLD_KEY, ROOT.encode()))
+    left = change(ROW, None, (captured.NEW_KEY, b'{"sync_key":"org/person_2"}'))
+    came = change(None, ROW | {"sync_key": OTHER}, (captured.OLD_KEY, b'{"sync_key":"org/person_1"}'))
     assert left.counts
     assert came.counts
     assert set(left.roots) == set(came.roots) == {ROOT, OTHER}
@@ -47,9 +48,12 @@ def test_an_update_that_tells_its_former_root_concerns_both() -> None:
     assert change(ROW, ROW | {"sync_key": OTHER}).roots == (OTHER, ROOT)
 
 
-@pytest.mark.parametrize("header", [b"org/person_2", b'"org/person_2"', b"Struct{sync_key=org/person_2}"])
-def test_the_key_in_a_header_is_read_in_every_spelling(header: bytes) -> None:
-    assert captured.root(header) == OTHER
+@pytest.mark.parametrize(
+    ("header", "key"),
+    [(b'{"sync_key":"org/person_2"}', OTHER), (b"org/person_2", ""), (b"[]", ""), (b"", ""), (None, "")],
+)
+def test_the_key_in_a_header_is_json(header: bytes | None, key: str) -> None:
+    assert captured.root(header) == key
 
 
 def test_a_tombstone_names_what_was_deleted() -> None:
