@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -14,11 +18,16 @@ from schemas import model as models
 from schemas.codec import Codec
 from schemas.model import Model
 from schemas.registry import Registry
-from streams import connections, vault
+from streams import clock, connections, logging, topics, vault, worker
+from streams.agents import AgentSpec
+from streams.outbound import agents as outbound
+from streams.outbound.dispatcher import Dispatcher
+from streams.outbound.planner import Planner
 from streams.settings import Settings
 from streams.store import credentials
 from streams.store.connections import Connection
 
+ROLES = ("plan", "apply", "dispatch", "jobs")
 POOL_MAX = 16
 POOL_TIMEOUT_S = 10.0
 
@@ -88,3 +97,42 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
             schemas=schemas,
             codec=Codec(schemas),
         )
+
+
+async def work(settings: Settings, roles: Sequence[str]) -> int:
+    """Run a worker with these roles until a signal or a failure; the exit code."""
+    async with opened(settings) as resources:
+        agents: list[AgentSpec] = []
+        services: list[worker.Service] = []
+        dispatcher = Dispatcher(
+            resources.app,
+            settings.dsn("app"),
+            manifest=manifest,
+            open_client=resources.client,
+            slot=lambda: running.slot or 0,
+            now=clock.now,
+            spread=clock.spread,
+        )
+        if "plan" in roles:
+            planner = Planner(manifest, lambda _: ())
+            plan = outbound.PlanAgent(
+                resources.app,
+                resources.codec,
+                planner,
+                root_type=resources.root_type,
+                now=clock.now,
+                wake=dispatcher.wake,
+            )
+            agents.append(AgentSpec(outbound.NAME, topics.changes(), plan))
+        if "dispatch" in roles:
+            services.append(dispatcher)
+        running = worker.Worker(settings, roles=roles, agents=agents, services=services)
+        return await worker.drive(running)
+
+
+def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:
+    """Be a worker process; does not return."""
+    logging.configure(settings.log_level)
+    code = asyncio.run(work(settings, roles))
+    sys.stderr.flush()
+    os._exit(code)  # Faust's consumer thread may hang on a broker that went away; nothing is left to save

@@ -224,7 +224,11 @@ async def run(
     prefix: str = "syncline",
 ) -> int:
     """Run a worker until a signal or a failure; the exit code. See `Worker` for the arguments."""
-    worker = Worker(settings, roles=roles, agents=agents, services=services, prefix=prefix)
+    return await drive(Worker(settings, roles=roles, agents=agents, services=services, prefix=prefix))
+
+
+async def drive(worker: Worker) -> int:
+    """Run this worker until a signal or a failure; the exit code."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stopping.set)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import orjson
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from connectors.contract import Manifest
 from streams.rules.routing import Route, Target, Verdict, route
-from streams.store import connections, queries
+from streams.store import aggregates, connections, queries
 from streams.store.connections import Connection
 
 _SQL = queries("outbound")
@@ -108,10 +108,7 @@ class Planner:
         """Wish every living root of the connection's types to be sent (`push --all`); how many were planned."""
         count = 0
         for aggregate in manifest.aggregates:
-            statement = sql.SQL("select id from canon.{} where org_id = %s and deleted_at is null order by id").format(
-                sql.Identifier(aggregate.root)
-            )
-            ids = [row[0] async for row in await conn.execute(statement, (org_id,))]
+            ids = await aggregates.living(conn, aggregate.root, org_id)
             for start in range(0, len(ids), 5000):
                 batch = [Touched(org_id, aggregate.root, each, now, {"local"}) for each in ids[start : start + 5000]]
                 planned = await self.plan(conn, batch, now=now, reason="push_all", only=connection)

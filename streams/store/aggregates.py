@@ -50,6 +50,13 @@ async def read(
     return found
 
 
+async def living(conn: AsyncConnection, table: str, org_id: str) -> list[str]:
+    """Ids of the rows of one entity type that are not marked as deleted, in order."""
+    statement = sql.SQL("select id from canon.{} where org_id = %s and deleted_at is null order by id")
+    cursor = await conn.execute(statement.format(sql.Identifier(table)), (org_id,))
+    return [row[0] async for row in cursor]
+
+
 @cache
 def _statements(aggregate: Aggregate, *, lock: bool) -> tuple[sql.Composed, ...]:
     """The root's select, then each part's; without locks as one statement, so that all see the same snapshot."""
