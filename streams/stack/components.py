@@ -38,7 +38,9 @@ class Site:
     passwords: Mapping[str, str]
     cluster_id: str
     archives: str = ""
-    """Folder of class archives that make Java start faster; empty: none."""
+    """Folder of class archives that make Java start faster; empty: none are used or made."""
+    archived: frozenset[str] = frozenset()
+    """Components whose archive is there."""
 
     def address(self, component: str, port: str = "") -> str:
         """`host:port` of a component for its neighbours."""
@@ -64,6 +66,16 @@ class Setup:
     """Written after success; when it exists the command is not run again."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Files that exist only while the command runs: path → text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """How to make a component's class archive from the list of classes that its first run leaves."""
+
+    classes: str
+    file: str
+    argv: tuple[str, ...]
+    """Without the file to write, which is a draft first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,7 @@ class Component:
     files: Mapping[str, str] = field(default_factory=dict)
     """Configuration files: path → text, written before every start."""
     setup: tuple[Setup, ...] = ()
+    archive: Archive | None = None
     stop_seconds: float = 20
     """After this long it is killed."""
     restarts: int = 5
@@ -174,19 +187,20 @@ def _postgres(site: Site) -> Component:
 def _kafka(site: Site) -> Component:
     data, config = site.data("kafka"), site.config("kafka.properties")
     log = site.config("log4j2.properties")
-    java = _java(site, "kafka", f"{site.jars}/kafka/*", log)
+    java = Java(site, "kafka", ("-cp", f"{site.jars}/kafka/*"), log)
     return Component(
         name="kafka",
         kind="jvm",
         version=configuration.versions.KAFKA,
-        argv=(*java, "kafka.Kafka", config),
+        argv=(*java.argv(), "kafka.Kafka", config),
+        archive=java.archive(),
         ports=("kafka", "kafka_controller"),
         probe=Probe("kafka"),
         files={config: configuration.kafka(site), log: configuration.log4j()},
         setup=(
             Setup(
                 argv=(
-                    *_java(site, "", f"{site.jars}/kafka/*", log),
+                    *Java(site, "", java.classpath, log).argv(),
                     "kafka.tools.StorageTool",
                     *("format", "--standalone", "--cluster-id", site.cluster_id, "--config", config),
                 ),
@@ -198,12 +212,13 @@ def _kafka(site: Site) -> Component:
 
 
 def _registry(site: Site) -> Component:
-    java = _java(site, "registry", "", "")
+    java = Java(site, "registry", ("-jar", f"{site.jars}/registry/quarkus-run.jar"), "")
     return Component(
         name="registry",
         kind="jvm",
         version=configuration.versions.REGISTRY,
-        argv=(*java, "-jar", f"{site.jars}/registry/quarkus-run.jar"),
+        argv=java.argv(),
+        archive=java.archive(),
         environment=configuration.registry(site),
         ports=("registry", "registry_management"),
         probe=Probe("http", path="/apis/ccompat/v7/subjects"),
@@ -213,12 +228,13 @@ def _registry(site: Site) -> Component:
 
 def _connect(site: Site) -> Component:
     config, log = site.config("connect.properties"), site.config("log4j2.properties")
-    java = _java(site, "connect", f"{site.jars}/kafka/*", log)
+    java = Java(site, "connect", ("-cp", f"{site.jars}/kafka/*"), log)
     return Component(
         name="connect",
         kind="jvm",
         version=f"{configuration.versions.KAFKA} with Debezium {configuration.versions.DEBEZIUM}",
-        argv=(*java, "org.apache.kafka.connect.cli.ConnectDistributed", config),
+        argv=(*java.argv(), "org.apache.kafka.connect.cli.ConnectDistributed", config),
+        archive=java.archive(),
         ports=("connect",),
         # Not "/": it answers before the worker has joined its group, and 404 for a moment before that.
         probe=Probe("http", path="/connectors"),
@@ -227,18 +243,49 @@ def _connect(site: Site) -> Component:
     )
 
 
-def _java(site: Site, name: str, classpath: str, log4j: str) -> tuple[str, ...]:
-    """A Java command up to the main class; `name` empty for a short-lived tool."""
-    heap = HEAP_MIB.get(name, 256)
-    flags = [site.java, f"-Xmx{heap}m", f"-Xms{min(heap, 128)}m"]
-    # The C1 compiler alone: half the start-up time on two cores, and enough for one machine's load.
-    flags += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-UsePerfData"]
-    flags += ["-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
-    if site.java_version >= 24:
-        # Silences warnings about native libraries that the parts load on purpose (compression, memory mapping).
-        flags += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
-    if log4j:
-        flags += [f"-Dlog4j2.configurationFile={log4j}"]
-    if classpath:
-        flags += ["-cp", classpath]
-    return tuple(flags)
+@dataclass(frozen=True, slots=True)
+class Java:
+    """A Java command up to its main class."""
+
+    site: Site
+    name: str
+    """Component; empty for a short-lived tool."""
+    classpath: tuple[str, ...]
+    log4j: str
+
+    def argv(self) -> tuple[str, ...]:
+        """The command a component runs with."""
+        flags = self._flags()
+        if self.name in self.site.archived:
+            flags.append(f"-XX:SharedArchiveFile={self._archive}")
+        elif self.site.archives and self.name:
+            flags.append(f"-XX:DumpLoadedClassList={self._classes}")
+        return (*flags, *self.classpath)
+
+    def archive(self) -> Archive | None:
+        """How to make the archive; None where it is there or not wanted."""
+        if not self.site.archives or self.name in self.site.archived:
+            return None
+        argv = (*self._flags(), "-Xshare:dump", f"-XX:SharedClassListFile={self._classes}", "-Xlog:disable")
+        return Archive(self._classes, self._archive, (*argv, *self.classpath))
+
+    @property
+    def _archive(self) -> str:
+        return f"{self.site.archives}/{self.name}.jsa"
+
+    @property
+    def _classes(self) -> str:
+        return f"{self.site.home}/run/{self.name}.classes"
+
+    def _flags(self) -> list[str]:
+        heap = HEAP_MIB.get(self.name, 256)
+        flags = [self.site.java, f"-Xmx{heap}m", f"-Xms{min(heap, 128)}m"]
+        # The C1 compiler alone: half the start-up time on two cores, and enough for one machine's load.
+        flags += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"]
+        flags += ["-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
+        if self.site.java_version >= 24:
+            # Silences warnings about native libraries that the parts load on purpose (compression, memory mapping).
+            flags += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
+        if self.log4j:
+            flags += [f"-Dlog4j2.configurationFile={self.log4j}"]
+        return flags

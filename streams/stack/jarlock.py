@@ -18,6 +18,8 @@ from typing import Final
 from streams.stack import versions
 
 LOCK_FILE: Final = Path(__file__).with_name("jars.lock.json")
+LAYOUT: Final = "2"
+"""Changed when `installation` lays the same files out in another way."""
 FOLDERS: Final = ("kafka", "connect", "registry")
 
 ROOTS: Final = (
@@ -66,7 +68,7 @@ def read(path: Path | None = None) -> tuple[Jar, ...]:
 
 def fingerprint(jars: Iterable[Jar]) -> str:
     """Names the folder a set of jars is assembled in: another lock never mixes with this one's files."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(LAYOUT.encode())
     for jar in sorted(jars):
         digest.update(f"{jar.folder}/{jar.file}:{jar.sha256}\n".encode())
     return digest.hexdigest()[:12]

@@ -81,6 +81,7 @@ def ready_installation(home: Path, progress: downloads.Progress) -> installation
 
 def _site(home: state.Home, embedded: state.Embedded, install: installation.Installation) -> components.Site:
     names = (*components.STACK, *components.PROCESSES)
+    archived = frozenset(path.stem for path in install.archives.glob("*.jsa"))
     return components.Site(
         java=str(install.java),
         java_version=install.java_version,
@@ -92,4 +93,6 @@ def _site(home: state.Home, embedded: state.Embedded, install: installation.Inst
         ports=embedded.ports,
         passwords=embedded.passwords,
         cluster_id=embedded.cluster_id,
+        archives=str(install.archives),
+        archived=archived,
     )

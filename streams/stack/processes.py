@@ -75,8 +75,9 @@ class Child:
         environment: Mapping[str, str],
         log: Path,
         record: Path,
-        account: tuple[int, int] | None,
-        death_signal: signal.Signals,
+        account: tuple[int, int] | None = None,
+        death_signal: signal.Signals = signal.SIGKILL,
+        nice: int = 0,
     ) -> Self:
         """Start a program; it ends with the calling thread, so that thread must be the one that lives on.
 
@@ -85,7 +86,7 @@ class Child:
         """
         uid, gid = account or (-1, -1)
         bound = [sys.executable, "-I", "-S", str(BINDER)]
-        bound += [str(part) for part in (os.getpid(), int(death_signal), uid, gid, 0o077)]
+        bound += [str(part) for part in (os.getpid(), int(death_signal), uid, gid, 0o077, nice)]
         with log.open("ab") as output:
             popen = subprocess.Popen(
                 [*bound, "--", *argv],

@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 from schemas.problems import Problem
 from streams.settings import Settings
 from streams.stack import components, control, database, processes
+from streams.stack.archives import Archiver
 from streams.stack.components import Component
 from streams.stack.launch import Launch
 from streams.stack.managed import SETTLED, Managed
@@ -79,6 +80,7 @@ class Supervisor:
             name: Managed(part, launch.surroundings, self._changed) for name, part in launch.parts.items()
         }
         self.managed["postgres"].on_ready = self._create_roles
+        self._archiver = Archiver(launch.parts, launch.home)
         self._server = control.Server(launch.home.run / "control.sock", self._handle)
 
     def run(self, wanted: Iterable[str] | None = None) -> None:
@@ -137,6 +139,8 @@ class Supervisor:
         for one in self.managed.values():
             one.step(now, self._needs_ready)
         self._run_prepare()
+        if not self._wanted_at_start and not self._going_down:
+            self._archiver.step(now)
         starting = [self.managed[name] for name in self._wanted_at_start]
         if not self._failure and not self._going_down and self._wanted_at_start:
             if failed := next((one for one in starting if one.state == "failed"), None):
@@ -187,6 +191,7 @@ class Supervisor:
         return self._going_down and all(one.pid is None for one in self.managed.values())
 
     def _kill_all(self) -> None:
+        self._archiver.stop()
         for one in self.managed.values():
             if one.pid is not None:
                 one.kill(time.time(), restart=False)
