@@ -82,8 +82,15 @@ def ensure_slot(conn: psycopg.Connection[Any]) -> bool:
     Raises:
         Problem: `slot_failed`, for example when wal_level is not logical.
     """
-    if conn.execute("select 1 from pg_replication_slots where slot_name = %s", (NAME,)).fetchone():
+    there = conn.execute("select database from pg_replication_slots where slot_name = %s", (NAME,)).fetchone()
+    if there is not None and there[0] == conn.info.dbname:
         return False
+    if there is not None:
+        raise Problem(
+            "slot_failed",
+            f"the replication slot `{NAME}` of this server is one of the database `{there[0]}`",
+            "Use a Postgres server of its own for each canonical database, or drop the slot where it is not needed.",
+        )
     try:
         # name, plugin, temporary, two-phase, failover: the slot follows to a standby where one is kept in step.
         conn.execute("select pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)", (NAME,))

@@ -82,6 +82,8 @@ class Server:
         with psycopg.connect(self.dsn("postgres", "postgres", "admin"), autocommit=True) as admin:
             if not admin.execute("select 1 from pg_roles where rolname = 'syncline_owner'").fetchone():
                 admin.execute("create role syncline_owner login password 'owner'")
+            # The slot's name is the same for every database, and a cluster has it once.
+            admin.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active")
             admin.execute(f"create database {name} owner syncline_owner")
         dsns = {f"postgres_{role}_dsn": self.dsn(name, f"syncline_{role}", role) for role in ROLES}
         return Settings(home=home, postgres_admin_dsn=self.dsn(name, "postgres", "admin"), **dsns)
