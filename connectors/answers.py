@@ -17,8 +17,16 @@ import httpx
 from connectors.errors import Ambiguous, ConnectorError, NotApplied, Rejected, Suspicious, Unauthorized
 
 _REFUSED_BEFORE_WORK = frozenset({408, 425, 429})
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_BAD_ADDRESS = (httpx.UnsupportedProtocol, httpx.InvalidURL)
+_UNTRUSTED = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+)
+_BAD_ADDRESS = (ValueError, aiohttp.NonHttpUrlClientError, httpx.UnsupportedProtocol, httpx.InvalidURL)
+"""yarl and aiohttp say ValueError, which has many children; nothing else in a request raises it."""
 _LOOK_AT_URL = "Check the connection's URL."
 
 
@@ -49,17 +57,21 @@ def classify(status: int, headers: Mapping[str, str], now: datetime | None) -> C
 
 
 def classify_failure(failure: Exception) -> ConnectorError:
-    """What a request without a whole answer means: NotApplied only when nothing can have been sent."""
+    """What a request without a whole answer means: NotApplied only when nothing can have been sent.
+
+    Args:
+        failure: what aiohttp raised, or httpx as `connectors.egress` has it.
+    """
     if isinstance(failure, ConnectorError):
         return failure
     kind = type(failure).__name__
-    if isinstance(failure.__cause__, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+    if isinstance(failure, _UNTRUSTED) or isinstance(failure.__cause__, _UNTRUSTED):
         return Suspicious("tls_failed", "the system's certificate is not trusted", "Check the system's certificate.")
     if isinstance(failure, _NEVER_SENT):
         return NotApplied("no_connection", f"no connection to the system ({kind})")
     if isinstance(failure, _BAD_ADDRESS):
         return Suspicious("url_invalid", "the address is no http or https URL", _LOOK_AT_URL)
-    if isinstance(failure, httpx.TimeoutException):
+    if isinstance(failure, httpx.TimeoutException | TimeoutError):
         return Ambiguous("no_answer", f"no answer in time ({kind})")
     return Ambiguous("answer_cut", f"the connection broke before the whole answer came ({kind})")
 

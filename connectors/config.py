@@ -1,8 +1,8 @@
 """The `externalSync` configuration as DataCollect writes it, read into one shape that names its mistakes.
 
 Place in the flow: `syncline connect` and the API hand a document to `load()`; `connectors.registry` finds the adapter
-of its `type`; `settings()` builds that adapter's own typed model from it. Secrets are apart from plain settings from the
-first moment on, so that nothing downstream has to guess.
+of its `type`; `settings()` builds that adapter's own typed model. Secrets are apart from plain settings from the
+first moment on: nothing downstream has to guess.
 
     {"externalSync": {"type": "openfn-adapter", "url": "https://…", "auth": "api-key",
                       "extraFields": [{"name": "batchSize", "value": "50"}, …]}}

@@ -11,6 +11,7 @@ requests per second with 64 in flight. It reports a connection that was cut *aft
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 import ssl
@@ -21,6 +22,7 @@ import aiohttp
 import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from connectors.errors import Suspicious
 
@@ -41,8 +43,10 @@ class Egress:
     allow_private: bool = False
 
     def check_url(self, scheme: str, host: str) -> None:
-        """Raise Suspicious (`http_refused`, `address_refused`) for a URL that may not be asked."""
-        if scheme != "https" and not self.allow_http and not is_loopback(host):
+        """Raise Suspicious (`url_invalid`, `http_refused`, `address_refused`) for a URL that may not be asked."""
+        if scheme not in ("https", "http") or not host:
+            raise Suspicious("url_invalid", "the address is no http or https URL", "Check the connection's URL.")
+        if scheme == "http" and not self.allow_http and not is_loopback(host):
             raise Suspicious(
                 "http_refused",
                 "plain http would send the data in the clear",
@@ -94,6 +98,13 @@ class GuardedTransport(AiohttpTransport):
         self._egress = egress
         self._resolver = _CheckedResolver(egress, resolver)
 
+    def session(self, url: URL) -> aiohttp.ClientSession:
+        """The session below, for requests that do without httpx's surface; raises Suspicious for a refused URL."""
+        self._egress.check_url(url.scheme, url.raw_host or "")
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        return self.client
+
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             ssl=self.ssl_context,
@@ -139,6 +150,7 @@ class _CheckedResolver(AbstractResolver):
             await self._inner.close()
 
 
+@functools.lru_cache(maxsize=1024)
 def _literal(host: str) -> Any:
     try:
         return ipaddress.ip_address(host.strip("[]"))

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
-from connectors import systems
 from connectors.contract import Adapter, Manifest
 from schemas.problems import Problem
 
 GROUP = "syncline.adapters"
+SYSTEMS = "connectors.systems"
+"""Imported by name only: systems may import what imports this module."""
 
 
 def find(name: str) -> Adapter:
@@ -55,8 +55,8 @@ def module(name: str) -> str:
 
 @functools.cache
 def _folders() -> dict[str, str]:
-    found = pkgutil.iter_modules(systems.__path__)
-    return {m.name.replace("_", "-"): f"{systems.__name__}.{m.name}" for m in found if m.ispkg}
+    found = pkgutil.iter_modules(importlib.import_module(SYSTEMS).__path__)
+    return {m.name.replace("_", "-"): f"{SYSTEMS}.{m.name}" for m in found if m.ispkg}
 
 
 @functools.cache

@@ -6,14 +6,16 @@ A doubt counts as a secret: a hidden setting costs a question, a shown password 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_WORDS = frozenset(
-    """apikey auth authorization bearer connectionstring cookie credential credentials dsn passcode passphrase passwd
-    password pin privatekey pwd secret secrets session signature token tokens""".split()
+    {"apikey", "auth", "authorization", "bearer", "connectionstring", "cookie", "credential", "credentials", "dsn"}
+    | {"passcode", "passphrase", "passwd", "password", "passwords", "pin", "privatekey", "pwd", "secret", "secrets"}
+    | {"session", "signature", "token", "tokens"}
 )
 _SECRET_PAIRS = frozenset(
     {(first, "key") for first in ("access", "api", "auth", "encryption", "master", "private", "secret", "shared")}
@@ -21,7 +23,9 @@ _SECRET_PAIRS = frozenset(
 )
 _ABOUT_A_SECRET = frozenset({"endpoint", "expiry", "header", "lifetime", "timeout", "ttl", "type", "uri", "url"})
 """Last words of names that tell something about a secret and are none: `tokenUrl`."""
-_PASSWORD_IN_TEXT = re.compile(r"(?:^|[;,&?\s])(?:password|passwd|pwd|secret|token|api[_-]?key)\s*[=:]\s*\S", re.I)
+_PASSWORD_IN_TEXT = re.compile(
+    r"(?:^|[;,&?\s])(?:password|passwd|pwd|secret|token|api[_-]?key)\s*[=:]\s*\S", re.IGNORECASE
+)
 
 
 def is_secret(name: str, value: str = "") -> bool:
@@ -30,7 +34,7 @@ def is_secret(name: str, value: str = "") -> bool:
     if words and words[-1] not in _ABOUT_A_SECRET:
         if _SECRET_WORDS.intersection(words) or "".join(words) in _SECRET_WORDS:
             return True
-        if any(pair in _SECRET_PAIRS for pair in zip(words, words[1:], strict=False)):
+        if any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words)):
             return True
     return _holds_password(value)
 

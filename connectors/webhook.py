@@ -24,7 +24,7 @@ from schemas.problems import Problem
 STANDARD = "standard-webhooks"
 HMAC_HEX = "hmac-sha256-hex"
 HMAC_BASE64 = "hmac-sha256-base64"
-TOKEN = "token-header"
+TOKEN = "token-header"  # noqa: S105 - a scheme
 NONE = "none"
 SCHEMES = (STANDARD, HMAC_HEX, HMAC_BASE64, TOKEN, NONE)
 

@@ -13,7 +13,9 @@ from schemas.problems import Problem
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one emulator; 0 after Ctrl-C, 2 when it cannot start."""
-    parser = argparse.ArgumentParser(prog="python -m connectors.emulators", description="Run an external system's emulator.")
+    parser = argparse.ArgumentParser(
+        prog="python -m connectors.emulators", description="Run an external system's emulator."
+    )
     parser.add_argument("system", help=f"one of: {', '.join(registry.names())}")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one and prints it")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -58,7 +60,7 @@ class Emulator:
     ) -> None:
         self._kind, self._seed_records, self._seed = system, seed_records, seed
         self._latency_s = latency_ms / 1000
-        self._dice = random.Random(seed)
+        self._dice = random.Random(seed)  # noqa: S311 - dice of tests, not secrets
         self._real = real
         self.clock = Clock(real)
         self.faults = Faults(system.own_faults, self._dice)
@@ -131,7 +133,7 @@ class Emulator:
         headers = {
             **answer.headers,
             "content-length": str(len(answer.body)),
-            "date": format_datetime(self.clock.now(), usegmt=True),
+            "date": _http_date(int(self.clock.now().timestamp())),
         }
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})
@@ -160,6 +162,11 @@ def _instead(fault: Fault) -> Reply | None:
             return Reply(200, body, {"content-type": "text/html; charset=utf-8"})
         case _:
             return None
+
+
+@functools.lru_cache(maxsize=16)
+def _http_date(seconds: int) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
 
 
 async def _read(receive: Receive) -> bytes | None:

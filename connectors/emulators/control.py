@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import orjson
 
-from connectors.emulators.world import Call, Reply, reply
+from connectors.emulators.clock import Clock
+from connectors.emulators.faults import Faults
+from connectors.emulators.journal import Journal
+from connectors.emulators.outbox import Outbox
+from connectors.emulators.world import Call, Reply, System, reply
 from schemas.problems import Problem
 
-if TYPE_CHECKING:
-    from connectors.emulators.app import Emulator
-
 PREFIX = "/_emulator"
+
+
+class Emulator(Protocol):
+    """The parts of a running emulator that can be read and turned; `connectors.emulators.app` has it."""
+
+    clock: Clock
+    faults: Faults
+    journal: Journal
+    outbox: Outbox
+    system: System
+
+    def reset(self) -> None:
+        """As after the start, without faults."""
 
 
 def handle(emulator: Emulator, call: Call) -> Reply:

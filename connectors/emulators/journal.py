@@ -62,7 +62,9 @@ class Journal:
         self._creates: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._others: Counter[str] = Counter()
 
-    def log(self, at: float, method: str, path: str, status: int, kind: str | None, keys: Sequence[str], body: bytes) -> None:
+    def log(
+        self, at: float, method: str, path: str, status: int, kind: str | None, keys: Sequence[str], body: bytes
+    ) -> None:
         """Note one call; `at` is when it arrived, in unix seconds."""
         self._n += 1
         self._by_status[str(status)] += 1

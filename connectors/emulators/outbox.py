@@ -36,7 +36,7 @@ class Outbox:
 
     Args:
         scheme: signature scheme, a name in `connectors.webhook`.
-        real: unix seconds, for signatures: the receiver's tolerance is about real time, whatever the system's clock says.
+        real: unix seconds, for signatures: the receiver's tolerance is about real time, whatever the clock says.
     """
 
     def __init__(self, scheme: str, faults: Faults, real: Callable[[], float] = time.time) -> None:

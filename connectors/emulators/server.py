@@ -80,7 +80,7 @@ async def serve(system: str, host: str = "127.0.0.1", port: int = 0, **options: 
     server = _QuietServer(_config(emulator))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        while not server.started and not task.done():
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn offers no event
             await asyncio.sleep(0.001)
         yield Running(_url(listening), emulator)
     finally:
@@ -129,7 +129,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as failure:
         listening.close()
-        raise Problem("port_in_use", f"cannot listen on {host}:{port} ({failure.strerror})", "Choose another port.") from None
+        raise Problem(
+            "port_in_use", f"cannot listen on {host}:{port} ({failure.strerror})", "Choose another port."
+        ) from None
     return listening
 
 

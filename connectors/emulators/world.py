@@ -39,9 +39,9 @@ class Reply:
     keys: Sequence[str] = ()
 
 
-def reply(status: int, content: Json, *, type: str | None = None, keys: Sequence[str] = ()) -> Reply:
+def reply(status: int, content: Json, *, kind: str | None = None, keys: Sequence[str] = ()) -> Reply:
     """A JSON answer."""
-    return Reply(status, orjson.dumps(content), type=type, keys=keys)
+    return Reply(status, orjson.dumps(content), type=kind, keys=keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """DataCollect's mock sync server, type `mock-sync-server`: the reference adapter and the test double.
 
-The protocol is DataCollect's: one URL, POST `{"data": [FormSubmission…]}`, any 2xx is success; GET `?since=` gives a bare
-JSON array. DataCollect ships the client side only and no server; `emulator` is one. OUR ADDITIONS, which a server may
-leave out: the answer to a POST tells each record's new timestamp, and changes are announced by signed webhooks.
+DataCollect's protocol: one URL, POST `{"data": [FormSubmission…]}`, any 2xx is success; GET `?since=` gives a bare JSON
+array. DataCollect ships the client side only and no server; `emulator` is one. OUR ADDITIONS, which a server may leave
+out: the answer to a POST tells each record's new timestamp, and changes are announced by signed webhooks.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class MockSyncClient:
         return outcomes + [Failed(not_sent)] * (len(bodies) - len(outcomes))
 
     async def pages(self, external_type: str, since: datetime | None) -> AsyncIterator[Page]:
-        """One page: everything of the type changed after `since` (their comparison is strict). Raises ConnectorError."""
+        """One page: all of the type changed after `since` (their comparison is strict). Raises ConnectorError."""
         answer = await exchange(
             self._http,
             "GET",

@@ -121,10 +121,10 @@ class MockSyncServer:
         kind = kinds.pop() if len(kinds) == 1 else None
         refused = self._refused(call, items)
         if refused is not None:
-            return reply(422, {"error": f"data[{refused}]: refused"}, type=kind, keys=keys)
+            return reply(422, {"error": f"data[{refused}]: refused"}, kind=kind, keys=keys)
         again = self._world.strikes("equal-timestamps", call) is not None
         answer = [self._apply(item, again=again) for item in items]
-        return reply(200, {"status": "success", "data": answer}, type=kind, keys=keys)
+        return reply(200, {"status": "success", "data": answer}, kind=kind, keys=keys)
 
     def _refused(self, call: Call, items: list[dict[str, Json]]) -> int | None:
         """Index of the first submission a `reject` fault is about."""
@@ -160,7 +160,7 @@ class MockSyncServer:
         timestamp = submissions.iso(self._world.clock.stamp(again=again))
         records = self._records[kind]
         before = records.get(record_id)
-        if before is not None and change != submissions.DELETE and before.type != submissions.DELETE:
+        if before is not None and submissions.DELETE not in (change, before.type):
             data = {**before.data, **data}
         record = records[record_id] = _Record(record_id, change, timestamp, data)
         self._world.announce(record_id, orjson.dumps({"type": WEBHOOK_TYPE, "record": record.item()}))

@@ -1,7 +1,7 @@
 """Their records to ours: the items of a pull and the bodies of webhooks. Pure.
 
-An item is `{"id", "type": last submission type, "timestamp", "data": {…}}`. Other servers of the protocol send the fields
-beside `id` instead of in `data`; both are read. What is no record is told apart from what is, and stops nothing.
+An item is `{"id", "type": last submission type, "timestamp", "data": {…}}`. Other servers of the protocol send the
+fields beside `id` instead of in `data`; both are read. What is no record is told apart from what is, and stops nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def read_page(answer: Answer, external_type: str) -> Page:
     except orjson.JSONDecodeError:
         items = None
     if not isinstance(items, list):
-        raise Suspicious("answer_shape", "the pull did not answer with an array", "Check the URL.", status=answer.status)
+        raise Suspicious(
+            "answer_shape", "the pull did not answer with an array", "Check the URL.", status=answer.status
+        )
     records: list[ExternalRecord] = []
     unreadable: list[tuple[bytes, Problem]] = []
     for item in items:

@@ -1,8 +1,9 @@
 """DataCollect's FormSubmission, as this adapter and its emulator write and read it. Pure.
 
-    {"guid", "entityGuid", "type", "data": {…}, "timestamp": ISO, "userId", "syncLevel": 0 local | 1 remote | 2 external}
+    {"guid", "entityGuid", "type", "data": {…}, "timestamp": ISO, "userId",
+     "syncLevel": 0 local | 1 remote | 2 external}
 
-Everything but syncLevel is required and not empty, `data` must have a key. A group's `data.entityName` tells which
+All but syncLevel is required and not empty, `data` must have a key. A group's `data.entityName` tells which
 kind of group it is; we set it in every submission.
 """
 
