@@ -1,0 +1,114 @@
+"""Reads for the people who run Syncline: how each connection stands, how far consumers are, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from schemas.problems import Problem
+from streams.store import connections, queries
+
+_SQL = queries("operations")
+
+Conn = AsyncConnection[Any]
+Row = dict[str, Any]
+
+
+async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
+    """One JSON object per connection.
+
+    `intents` counts by state; `oldest_waiting_s` is the age in seconds of the oldest change they do not have yet, None
+    when they have all; `polls` has the checkpoints by external type.
+    """
+    values = {"org": org_id, "now": now}
+    intents: dict[str, dict[str, int]] = {}
+    for row in await _rows(conn, "intents", values):
+        intents.setdefault(row["connection"], {})[row["state"]] = row["count"]
+    oldest = {row["connection"]: row["seconds"] for row in await _rows(conn, "oldest_waiting", values)}
+    counts = {
+        name: {row["connection"]: row["count"] for row in await _rows(conn, f"{name}_counts", values)}
+        for name in ("dead_letter", "conflict", "review")
+    }
+    polls: dict[str, dict[str, Row]] = {}
+    for row in await _rows(conn, "polls", values):
+        polls.setdefault(row.pop("connection"), {})[row.pop("external_type")] = row
+    return [
+        {
+            "name": c.name,
+            "system": c.system,
+            "state": c.state,
+            "state_reason": c.state_reason,
+            "option": c.option,
+            "mode": c.mode,
+            "gates": dict(c.gates),
+            "intents": intents.get(c.name, {}),
+            "oldest_waiting_s": oldest.get(c.name),
+            "dead_letters": counts["dead_letter"].get(c.name, 0),
+            "conflicts": counts["conflict"].get(c.name, 0),
+            "reviews": counts["review"].get(c.name, 0),
+            "polls": polls.get(c.name, {}),
+        }
+        for c in await connections.list_all(conn, org_id)
+    ]
+
+
+async def count_dead_letters(conn: Conn, org_id: str) -> int:
+    """Open dead letters, those that name no connection too."""
+    return sum(row["count"] for row in await _rows(conn, "dead_letter_counts", {"org": org_id}))
+
+
+async def progress(conn: Conn) -> Mapping[str, Mapping[tuple[str, int], int]]:
+    """Consumer -> (topic, partition) -> next offset."""
+    found: dict[str, dict[tuple[str, int], int]] = {}
+    for row in await _rows(conn, "progress", {}):
+        found.setdefault(row["consumer"], {})[row["topic"], row["partition"]] = row["next_offset"]
+    return found
+
+
+async def dead_letters(
+    conn: Conn, org_id: str, connection: str | None = None, *, closed: bool = False, limit: int = 100
+) -> list[Row]:
+    """Dead letters without their content, newest first; `closed` shows redriven and dropped ones too."""
+    values = {"org": org_id, "connection": connection, "all": closed, "limit": limit}
+    return await _rows(conn, "dead_letters", values)
+
+
+async def dead_letter(conn: Conn, org_id: str, number: int) -> Row:
+    """One dead letter without its content. Raises Problem (`dead_letter_unknown`)."""
+    rows = await _rows(conn, "dead_letter", {"org": org_id, "id": number})
+    if not rows:
+        raise Problem(
+            "dead_letter_unknown",
+            f"{org_id} has no dead letter {number}",
+            "See the numbers with `syncline dead-letters list`.",
+        )
+    return rows[0]
+
+
+async def dead_letter_value(conn: Conn, org_id: str, number: int, actor: str) -> bytes:
+    """The content of a dead letter: personal data, so every look is audited. Raises as `dead_letter` does."""
+    async with conn.transaction():
+        await dead_letter(conn, org_id, number)
+        [row] = await _rows(conn, "dead_letter_value", {"org": org_id, "id": number})
+        await conn.execute(
+            queries("connection_changes")["audit"],
+            {
+                "org_id": org_id,
+                "actor": actor,
+                "action": "dead_letter.read",
+                "subject": str(number),
+                "detail": Jsonb({}),
+            },
+        )
+    return row["value"] or b""
+
+
+async def _rows(conn: Conn, name: str, values: Mapping[str, Any]) -> list[Row]:
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_SQL[name].encode(), values)
+        return await cursor.fetchall()
