@@ -45,6 +45,11 @@ select active, wal_status, safe_wal_size, confirmed_flush_lsn::text,
 from pg_replication_slots where slot_name = %s
 """
 
+DROP_SLOT = """
+select pg_drop_replication_slot(slot_name) from pg_replication_slots
+where slot_name = %s and database = current_database()
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -129,18 +134,38 @@ def read_slot(row: tuple[Any, ...] | None) -> Slot | None:
     return Slot(bool(row[0]), str(row[1]), row[2], str(row[3] or ""), int(row[4] or 0)) if row else None
 
 
-async def ensure(settings: Settings, *, entities: Model | None = None, patience_s: float = 60.0) -> Ensured:
+async def ensure(
+    settings: Settings, *, entities: Model | None = None, patience_s: float = 60.0, new_slot: bool = False
+) -> Ensured:
     """Publication, slot and connector as they must be; may be repeated. Topics must exist before.
+
+    With `new_slot` capture begins anew at the present end of the WAL, as it must once the slot is lost. What was
+    committed in between is never captured: the sweep finds it in the tables.
 
     Raises:
         Problem: `publication_failed`, `slot_failed`, `slot_lost`, or one of `connectors.debezium.register.apply`.
     """
     entities = entities or model_of(settings)
+    if new_slot:
+        await _start_over(settings, entities, patience_s)
     published, slot = await asyncio.to_thread(_ensure_database, settings, entities)
     config = connector_config(settings, entities)
     changed = await register.apply(settings.connect_url, config, patience_s=patience_s)
     await register.allow_any_change(settings.registry_url, register.topics(publication.wanted(entities)))
     return Ensured(published, slot, changed)
+
+
+async def _start_over(settings: Settings, entities: Model, patience_s: float) -> None:
+    """Drop the slot, and the connector's offsets with it: `trust_offset` refuses a slot that is ahead of them."""
+    async with Connect(settings.connect_url, patience_s=patience_s) as connect:
+        known = await connect.config(register.NAME) is not None
+        if known:
+            await connect.forget_offsets(register.NAME)
+        async with await psycopg.AsyncConnection.connect(settings.dsn("capture"), autocommit=True) as conn:
+            await conn.execute(DROP_SLOT, (publication.NAME,))
+            await asyncio.to_thread(_ensure_database, settings, entities)
+        if known:
+            await connect.resume(register.NAME)
 
 
 def _ensure_database(settings: Settings, entities: Model) -> tuple[bool, bool]:
@@ -162,8 +187,8 @@ def slot_lost(slot: Slot | None) -> Problem:
     return Problem(
         "slot_lost",
         f"the replication slot `{publication.NAME}` {state}",
-        "Stop the connector, drop the slot if it exists (`select pg_drop_replication_slot(…)`), run `syncline migrate` "
-        "and `syncline connectors apply`; the sweep then plans every change that capture has missed.",
+        "Run `syncline connectors apply --new-slot`: capture begins anew, and the sweep then plans every change that it "
+        "has missed.",
     )
 
 

@@ -36,6 +36,8 @@ class Status:
 
     connector: Task
     tasks: tuple[Task, ...]
+    version: str = ""
+    """Of the connector plugin; empty where Connect does not tell."""
 
     @property
     def running(self) -> bool:
@@ -65,7 +67,8 @@ def read_status(body: Mapping[str, Any]) -> Status:
         return Task(name, str(state.get("state", "UNKNOWN")), innermost_cause(trace) if trace else "")
 
     tasks = tuple(part(f"task {task['id']}", task) for task in body.get("tasks", ()))
-    return Status(part("connector", body.get("connector", {})), tasks)
+    connector = body.get("connector", {})
+    return Status(part("connector", connector), tasks, version=str(connector.get("version") or ""))
 
 
 class Connect:
@@ -116,6 +119,15 @@ class Connect:
         """Restart what is FAILED of the connector and its tasks."""
         await self._ask("POST", f"/connectors/{name}/restart", params={"includeTasks": "true", "onlyFailed": "true"})
 
+    async def forget_offsets(self, name: str) -> None:
+        """Stop the connector and remove what it remembers of its position; `resume` starts it at its slot's."""
+        await self._ask("PUT", f"/connectors/{name}/stop")
+        await self._ask("DELETE", f"/connectors/{name}/offsets", passing=(*PASSING, 400))
+
+    async def resume(self, name: str) -> None:
+        """Start a stopped or paused connector."""
+        await self._ask("PUT", f"/connectors/{name}/resume")
+
     async def _ask(
         self,
         method: str,
@@ -124,6 +136,7 @@ class Connect:
         json: dict[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         refusals: tuple[int, ...] = (),
+        passing: tuple[int, ...] = PASSING,
     ) -> httpx.Response:
         """One answer; those of `refusals` are the caller's to read, everything else that is no success is a Problem."""
         deadline = time.monotonic() + self._patience_s
@@ -133,12 +146,12 @@ class Connect:
                 if answer.is_success or answer.status_code in refusals:
                     return answer
                 cause = f"answered {answer.status_code}: {_message(answer)}"
-                passing = answer.status_code in PASSING
+                may_pass = answer.status_code in passing
             except httpx.TransportError as error:
-                cause, passing = f"does not answer ({type(error).__name__})", True
-            if not passing or time.monotonic() >= deadline:
+                cause, may_pass = f"does not answer ({type(error).__name__})", True
+            if not may_pass or time.monotonic() >= deadline:
                 raise Problem(
-                    "connect_unreachable" if passing else "connect_failed",
+                    "connect_unreachable" if may_pass else "connect_failed",
                     f"Kafka Connect at {self.url} {cause}",
                     "Start it (`syncline up` for the embedded stack) and look at its log.",
                 )
