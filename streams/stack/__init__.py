@@ -2,5 +2,6 @@
 
 Read in this order: `versions` (what is pinned), `components` (what runs, with which settings), `jarlock` and `downloads`
 (where the bytes come from), `state` (what a home remembers), `processes` (one child), `supervisor` (all children),
-`control` (how a command reaches the supervisor), `embedded` (the library API), `compose` (the same, for containers).
+`control` (how a command reaches the supervisor), `running` and `embedded` (the command and the library API), `compose`
+(the same, for containers).
 """

@@ -1,7 +1,8 @@
 """Class archives: after the first start on a machine, the parsed classes of each Java part are kept for later starts.
 
-That halves a part's start-up time. The archives are made one after the other, at the lowest priority, while the stack is
-already in use; a stack that ends before loses nothing, the next one tries again. They lie in the cache and serve all homes.
+That halves a part's start-up time. The archives are made one after the other, at the lowest priority, while the stack
+is already in use; a stack that ends before loses nothing, the next one tries again. They lie in the cache and serve all
+homes.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def check(home: Path, cache: Path, *, cached: bool) -> None:
         raise Problem(
             "memory_low",
             f"the stack needs {_mib(MEMORY_BYTES)} of memory, {_mib(available)} is available",
-            "End other programs, or connect to servers of your own with SYNCLINE_POSTGRES_*_DSN and SYNCLINE_KAFKA_BOOTSTRAP.",
+            "End other programs, or use servers of your own: SYNCLINE_POSTGRES_*_DSN, SYNCLINE_KAFKA_BOOTSTRAP.",
         )
     needed = {home: HOME_BYTES} if cached else {home: HOME_BYTES, cache: CACHE_BYTES}
     for place, size in needed.items():

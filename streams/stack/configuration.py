@@ -104,6 +104,10 @@ def connect(site: Site) -> str:
             # Scanning every class of every jar takes longer than all the rest of the start. The one plugin without
             # a service file, the converter, gets one when the folder is laid out (`installation`).
             "plugin.discovery": "service_load",
+            # Connectors name a secret by its file, so that no password lies in a topic.
+            "config.providers": "file",
+            "config.providers.file.class": "org.apache.kafka.common.config.provider.FileConfigProvider",
+            "config.providers.file.param.allowed.paths": f"{site.home}/{state.CONNECT_SECRETS}",
             "connector.client.config.override.policy": "All",
             # Off on purpose: consumers are idempotent, and transactions cost 95 ms p99 when idle.
             "exactly.once.source.support": "disabled",

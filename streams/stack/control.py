@@ -1,7 +1,7 @@
 """How a command reaches the supervisor: a socket in the home, one JSON line asked, one JSON line answered.
 
-The socket lies in a folder only its owner can enter, so there is no token. An answer may take its time (a component that
-has to become ready first); the supervisor's loop keeps the connection until then.
+The socket lies in a folder only its owner can enter, so there is no token. An answer may take its time (a component
+that has to become ready first); the supervisor's loop keeps the connection until then.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Server:
             self._socket.bind(name)
         path.chmod(0o600)
         self._socket.listen(16)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
 

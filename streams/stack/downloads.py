@@ -106,7 +106,7 @@ def _fetch(
         raise Problem(
             "download_failed",
             f"{url} could not be downloaded: {cause}",
-            "Check the network, then run the command again: what has arrived is kept. SYNCLINE_MAVEN_URL names a mirror.",
+            "Check the network and run it again: what has arrived is kept. SYNCLINE_MAVEN_URL names a mirror.",
         )
     raise Problem(
         "download_mismatch",
@@ -115,9 +115,7 @@ def _fetch(
     )
 
 
-def _continue(
-    client: httpx.Client, url: str, part: Path, jar: Jar, advance: Advance, stopped: threading.Event
-) -> None:
+def _continue(client: httpx.Client, url: str, part: Path, jar: Jar, advance: Advance, stopped: threading.Event) -> None:
     """Append what is missing of `part`."""
     have = part.stat().st_size if part.exists() else 0
     if have > jar.size:

@@ -9,7 +9,6 @@ already runs for the home (`syncline up -d`), the same calls go to that one.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterable
@@ -20,6 +19,8 @@ from typing import Any, Final, Self
 from schemas.problems import Problem
 from streams import settings
 from streams.stack import control, downloads, launch, supervisor
+from streams.stack.components import PROCESSES, STACK
+from streams.stack.installation import Installation
 from streams.stack.state import Home
 from streams.stack.supervisor import Event, Lock, Prepare, Report
 
@@ -42,7 +43,7 @@ class Stack:
         report: Report = _quiet,
     ) -> None:
         self.home = Home(home.absolute())
-        self._stack_only = stack_only
+        self._everything = STACK if stack_only else (*STACK, *PROCESSES)
         self._progress = progress or downloads.Silent()
         self._report = report
         self._thread: threading.Thread | None = None
@@ -60,12 +61,12 @@ class Stack:
             Problem: what kept it from starting; everything has been ended by then.
         """
         if self.running():
-            self._ask("wait")
-            for name in components or ():
+            self._ask("wait", timeout=START_SECONDS)
+            for name in components if components is not None else self._everything:
                 self.start_component(name)
             return self
         install = launch.ready_installation(self.home.path, self._progress)
-        started, wanted = threading.Event(), list(components) if components is not None else None
+        started, wanted = threading.Event(), tuple(components) if components is not None else self._everything
         self._failure = None
         self._thread = threading.Thread(
             target=self._run, args=(install, wanted, prepare, started), name="stack", daemon=True
@@ -76,16 +77,21 @@ class Stack:
             self._ask("wait", timeout=START_SECONDS)
         except Problem:
             self.stop()
-            raise self._failure or Problem("stack_failed", f"the stack at {self.home.path} ended") from None
+            raise self._ended_because() from None
         return self
 
-    def _run(self, install: Any, wanted: list[str] | None, prepare: Prepare | None, started: threading.Event) -> None:
+    def _ended_because(self) -> Problem:
+        return self._failure or Problem("stack_failed", f"the stack at {self.home.path} ended")
+
+    def _run(
+        self, install: Installation, wanted: Iterable[str], prepare: Prepare | None, started: threading.Event
+    ) -> None:
         """The supervisor's thread."""
         lock = Lock(self.home)
         try:
             if not lock.take():
                 raise Problem("stack_busy", f"another process starts or ends the stack at {self.home.path}")
-            ready = launch.Launch.prepare(self.home.path, install, stack_only=self._stack_only)
+            ready = launch.Launch.prepare(self.home.path, install)
             one = supervisor.Supervisor(ready, report=self._report, prepare=prepare)
             started.set()
             one.run(wanted)
@@ -113,9 +119,9 @@ class Stack:
             lock.release()
 
     def wipe(self) -> None:
-        """Stop, then remove everything under the home; downloads are kept, they are in the cache."""
+        """Stop, then remove what the stack made under the home; downloads are kept, they are in the cache."""
         self.stop()
-        shutil.rmtree(self.home.path, ignore_errors=True)
+        self.home.remove()
 
     def running(self) -> bool:
         """Whether a supervisor answers at the home."""

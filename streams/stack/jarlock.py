@@ -125,7 +125,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="syncline-maven-") as repository:
         jars = resolve(Path(repository), StackOptions().maven_url)
     write(jars, LOCK_FILE)
-    print(f"{LOCK_FILE.name}: {len(jars)} files, {sum(jar.size for jar in jars) / 2**20:.0f} MiB")
+    print(  # noqa: T201 - a developer's command
+        f"{LOCK_FILE.name}: {len(jars)} files, {sum(jar.size for jar in jars) / 2**20:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

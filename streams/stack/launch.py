@@ -33,7 +33,7 @@ class Launch:
     surroundings: managed.Surroundings
 
     @classmethod
-    def prepare(cls, home_path: Path, install: installation.Installation, *, stack_only: bool) -> Self:
+    def prepare(cls, home_path: Path, install: installation.Installation) -> Self:
         """Read or create the home's state and describe its components. Needs the home's lock.
 
         Raises:
@@ -45,9 +45,7 @@ class Launch:
         account = state.postgres_account(home)
         state.check_reachable(home.path, account, "its data in")
         state.check_reachable(install.postgres_bin, account, "its programs in")
-        parts = components.describe(_site(home, embedded, install))
-        if not stack_only:
-            parts |= components.processes(str(home.path))
+        parts = components.describe(_site(home, embedded, install)) | components.processes(str(home.path))
         admin = f"postgresql://{state.ROLES['admin']}:{embedded.passwords[state.ROLES['admin']]}"
         around = managed.Surroundings(
             home=home,

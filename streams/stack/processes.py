@@ -167,12 +167,12 @@ def _end(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _remove_stale_lock(data: Path) -> None:
-    """Postgres gives up when another process now has the id of its dead postmaster; only we can tell that it is stale."""
+    """Postgres gives up when another process now has the id of its dead postmaster; only we know that it is stale."""
     lock = data / "postmaster.pid"
     try:
         pid = int(lock.read_text().splitlines()[0])
         process = psutil.Process(pid)
-        holds = process.name() == "postgres" and os.path.samefile(process.cwd(), data)
+        holds = process.name() == "postgres" and data.samefile(process.cwd())
     except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
         holds = False
     except psutil.Error:

@@ -1,16 +1,18 @@
 """What a home remembers between starts: `stack.json`, the key file, folders and who owns them.
 
-`stack.json` has the field names of `streams.settings.Settings`, so that every program finds the stack by its home alone.
+`stack.json` has the field names of `streams.settings.Settings`, so that every program finds the stack by its home.
 Its one further entry, `embedded`, is for the supervisor: ports, passwords of its own, the Kafka cluster id.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import pwd
 import secrets
+import shutil
 import stat
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -41,6 +43,8 @@ ROLES: Final = {
 REGISTRY_ROLE: Final = "syncline_registry"
 DATABASE: Final = "canon"
 REGISTRY_DATABASE: Final = "registry"
+CONNECT_SECRETS: Final = "connect-secrets.properties"
+"""What connectors may read with Connect's file provider."""
 ACCOUNTS: Final = ("nobody", "postgres", "daemon")
 """Accounts Postgres may run under when the stack is started by root; the first that exists."""
 
@@ -85,6 +89,15 @@ class Home:
         self.path.chmod(0o711)
         for folder in (self.run, self.config, self.path / "logs"):
             folder.mkdir(mode=0o700, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove what the stack and Syncline's processes made, by name: the user's own things may lie beside it."""
+        for folder in ("postgres", "kafka", "config", "logs", "run", "tables"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for file in (self.description, self.key, self.path / CONNECT_SECRETS, self.path / "postgres.pw"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
 
 @dataclass(slots=True)
@@ -160,6 +173,8 @@ def load(home: Home) -> Embedded:
 def save(home: Home, embedded: Embedded) -> None:
     """Write stack.json, readable by its owner only: it holds every password."""
     described = embedded.described() | {"key_file": str(home.key)}
+    capture = embedded.passwords[ROLES["capture"]]
+    _write_private(home.path / CONNECT_SECRETS, f"capture_password={capture}\n")
     _write_private(home.description, json.dumps(described, indent=2) + "\n")
 
 

@@ -1,7 +1,7 @@
-"""Runs a stack: one loop in one thread that starts components in order, watches them, answers commands and ends them.
+"""Runs a stack: one loop in one thread starts components in order, watches them, answers commands and ends them.
 
-All children are made by the loop's thread. The kernel ends them with that thread (see `exec_bound`), so whatever happens
-to the supervisor, nothing is left behind.
+All children are made by the loop's thread. The kernel ends them with that thread (see `exec_bound`), so whatever
+happens to the supervisor, nothing is left behind.
 """
 
 from __future__ import annotations
@@ -70,28 +70,28 @@ class Supervisor:
         self._report = report
         self._prepare = prepare
         self._since = time.time()
-        self._wanted_at_start: Collection[str] = launch.parts.keys()
+        self._wanted_at_start: Collection[str] = components.STACK
         self._prepared = prepare is None
         self._preparing: threading.Thread | None = None
         self._failure: Problem | None = None
         self._going_down = False
         self._ended = False
-        self.managed = {
-            name: Managed(part, launch.surroundings, self._changed) for name, part in launch.parts.items()
-        }
+        self.managed = {name: Managed(part, launch.surroundings, self._changed) for name, part in launch.parts.items()}
         self.managed["postgres"].on_ready = self._create_roles
         self._archiver = Archiver(launch.parts, launch.home)
         self._server = control.Server(launch.home.run / "control.sock", self._handle)
 
-    def run(self, wanted: Iterable[str] | None = None) -> None:
-        """Start what is wanted (everything by default) and go on until somebody asks for the end.
+    def run(self, wanted: Iterable[str]) -> None:
+        """Start what is wanted and go on until somebody asks for the end.
 
         Raises:
             Problem: what kept a component from its first start; everything has been ended by then.
         """
         processes.Record.of(os.getpid()).write(self._launch.home.run / "supervisor.pid")
-        self._wanted_at_start = self.with_needs(wanted or self._launch.parts)
         try:
+            self._wanted_at_start = self.with_needs(wanted)
+            # A hook prepares a whole stack; for a part of one there is nothing to wait for.
+            self._prepared = self._prepared or not set(components.STACK) <= set(self._wanted_at_start)
             now = time.time()
             for name in self._wanted_at_start:
                 self.managed[name].want(now)
