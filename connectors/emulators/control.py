@@ -77,7 +77,7 @@ def _write(emulator: Emulator, name: str, content: Any) -> Reply:
             else:
                 emulator.outbox.unsubscribe()
         case "clock":
-            _set_clock(emulator, content or {})
+            _set_clock(emulator, {} if content is None else content)
             return reply(200, {"clock": emulator.clock.now().isoformat(timespec="milliseconds")})
         case "reset":
             emulator.reset()
@@ -86,7 +86,9 @@ def _write(emulator: Emulator, name: str, content: Any) -> Reply:
     return reply(200, {"status": "ok"})
 
 
-def _set_clock(emulator: Emulator, content: dict[str, Any]) -> None:
+def _set_clock(emulator: Emulator, content: Any) -> None:
+    if not isinstance(content, dict):
+        raise ValueError("the body must be an object")
     if "now" in content:
         now = datetime.fromisoformat(content["now"])
         emulator.clock.set(now.replace(tzinfo=UTC) if now.tzinfo is None else now.astimezone(UTC))
