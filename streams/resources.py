@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn
@@ -20,8 +20,10 @@ from schemas.model import Model
 from schemas.registry import Registry
 from streams import clock, connections, logging, topics, vault, worker
 from streams.agents import AgentSpec
-from streams.outbound import agents as outbound
+from streams.outbound.agents import NAME as PLAN
+from streams.outbound.agents import PlanAgent
 from streams.outbound.dispatcher import Dispatcher
+from streams.outbound.links import Links
 from streams.outbound.planner import Planner
 from streams.settings import Settings
 from streams.store import credentials
@@ -102,8 +104,6 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
 async def work(settings: Settings, roles: Sequence[str]) -> int:
     """Run a worker with these roles until a signal or a failure; the exit code."""
     async with opened(settings) as resources:
-        agents: list[AgentSpec] = []
-        services: list[worker.Service] = []
         dispatcher = Dispatcher(
             resources.app,
             settings.dsn("app"),
@@ -113,21 +113,29 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
             now=clock.now,
             spread=clock.spread,
         )
+        agents: list[AgentSpec] = []
+        services: list[worker.Service] = []
         if "plan" in roles:
-            planner = Planner(manifest, lambda _: ())
-            plan = outbound.PlanAgent(
-                resources.app,
-                resources.codec,
-                planner,
-                root_type=resources.root_type,
-                now=clock.now,
-                wake=dispatcher.wake,
-            )
-            agents.append(AgentSpec(outbound.NAME, topics.changes(), plan))
+            agents += _planning(resources, dispatcher.wake)
         if "dispatch" in roles:
             services.append(dispatcher)
         running = worker.Worker(settings, roles=roles, agents=agents, services=services)
         return await worker.drive(running)
+
+
+def _planning(resources: Resources, wake: Callable[[], None]) -> list[AgentSpec]:
+    """The agents `outbound.links` and `outbound.plan`; the planner asks the table of the former."""
+    plan = PlanAgent(
+        resources.app,
+        resources.codec,
+        Planner(manifest, lambda key: links.known(key)),  # noqa: PLW0108  `links` is made from this agent
+        root_type=resources.root_type,
+        now=clock.now,
+        wake=wake,
+    )
+    partitions = resources.settings.kafka_partitions
+    links = Links(resources.codec, plan=plan.plan_linked, bury=plan.bury, partitions=partitions)
+    return [links.spec(), AgentSpec(PLAN, topics.changes(), plan)]
 
 
 def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:

@@ -80,6 +80,11 @@ class PlanAgent:
             await self._planner.plan(conn, roots, now=now, reason="linked")
         self._wake()
 
+    async def bury(self, chunk: Chunk, record: Record, problem: Problem) -> None:
+        """Store a record that the links agent cannot read, durably."""
+        async with self._pool.connection() as conn:
+            await _bury(conn, [_dead_letter(chunk, record, problem)])
+
     def read(self, chunks: Iterable[Chunk]) -> tuple[list[Touched], list[dict[str, object]]]:
         """The roots that changed, each once, and the records that nobody can read, as rows for `dead_letters`."""
         touched: dict[str, Touched] = {}
@@ -117,10 +122,14 @@ class PlanAgent:
         async with self._pool.connection() as conn, conn.transaction():
             await progress.advance(conn.cursor(), NAME, chunks)
             planned = await self._planner.plan(conn, touched, now=self._now())
-            if unreadable:
-                await conn.execute(_SQL["unreadable"], {"rows": orjson.dumps(unreadable).decode()})
-                _log.error("records cannot be read", count=len(unreadable), at=unreadable[0]["position"])
+            await _bury(conn, unreadable)
         _log.debug("planned", roots=len(touched), intents=planned.intents)
+
+
+async def _bury(conn: psycopg.AsyncConnection, unreadable: list[dict[str, object]]) -> None:
+    if unreadable:
+        await conn.execute(_SQL["unreadable"], {"rows": orjson.dumps(unreadable).decode()})
+        _log.error("records_unreadable", count=len(unreadable), at=unreadable[0]["position"])
 
 
 def _dead_letter(chunk: Chunk, record: Record, problem: Problem) -> dict[str, object]:
