@@ -1,0 +1,342 @@
+"""The REST API in process, on a real Postgres: who may call, what comes back, and that nothing breaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import httpx
+import psycopg
+import pytest
+from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from psycopg_pool import AsyncConnectionPool
+from pydantic import SecretStr
+
+from connectors import registry
+from schemas.problems import Problem
+from streams import connections, vault
+from streams.cli import app as cli
+from streams.gateway import access, api
+from streams.store.migrate import model_of
+
+pytestmark = pytest.mark.integration
+
+TOKEN = "token-for-tests-0123456789"
+CANARY = "canary-3f8a6b2c"
+AUTH = {"authorization": f"Bearer {TOKEN}"}
+SYNC = {
+    "type": "mock-sync-server",
+    "url": "http://localhost:3000/mock-sync",
+    "extraFields": [{"name": "apiKey", "value": CANARY}],
+}
+
+
+def make_app(settings, pool):
+    async def plan_all(conn, org_id, connection, manifest):
+        return 3
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    service = connections.Service(
+        vault.parse_key(base64.b64encode(bytes(32)), "test"), "https://sync.example.org", "api", plan_all
+    )
+    services = api.Services(
+        settings=settings.model_copy(update={"gateway_token": SecretStr(TOKEN)}),
+        pool=pool,
+        service=service,
+        model=model_of(settings),
+        manifest=lambda system: registry.find(system).manifest,
+        now=lambda: datetime.now(UTC),
+    )
+    api.install(app, services)
+    access.check_routes(app)
+    return app
+
+
+@pytest.fixture
+async def pool(database):
+    async with AsyncConnectionPool(
+        database.dsn("app"), min_size=1, max_size=4, open=False, kwargs={"autocommit": True}
+    ) as opened:
+        async with opened.connection() as conn:
+            await conn.execute("delete from sync.connection; delete from sync.dead_letter; delete from sync.audit")
+        yield opened
+
+
+@pytest.fixture
+async def client(database, pool):
+    transport = httpx.ASGITransport(make_app(database, pool), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=AUTH) as opened:
+        yield opened
+
+
+def routes(app):
+    described = app.openapi()["paths"]
+    return [(method.upper(), path) for path, methods in described.items() for method in methods]
+
+
+async def test_every_route_needs_the_token(client, database, pool):
+    app = make_app(database, pool)
+    listed = [*routes(app), ("GET", "/v1/openapi.json")]
+    assert len(listed) >= 11
+    wrong = [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        TOKEN,
+        "Bearer \xff",
+    ]
+    for method, path in listed:
+        for header in wrong:
+            given = {"authorization": header.encode("latin-1")}
+            answer = await client.request(method, path.replace("{", "").replace("}", ""), headers=given)
+            assert answer.status_code == 401, (method, path, header)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["code"] == "unauthorised"
+    twice = [("authorization", f"Bearer {TOKEN}")] * 2
+    bare = httpx.AsyncClient(transport=client._transport, base_url="http://api")
+    assert (await bare.get("/v1/connections", headers=twice)).status_code == 401
+    assert (await bare.get("/v1/connections")).status_code == 401
+
+
+async def test_no_token_in_the_settings_lets_nobody_in(database, pool):
+    app = make_app(database, pool)
+    for token in (None, SecretStr("")):
+        services = app.state.api
+        app.state.api = api.Services(
+            settings=services.settings.model_copy(update={"gateway_token": token}),
+            pool=pool, service=services.service, model=services.model, manifest=services.manifest, now=services.now,
+        )  # fmt: skip
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as bare:
+            for header in ("Bearer ", "Bearer None", f"Bearer {TOKEN}"):
+                assert (await bare.get("/v1/connections", headers={"authorization": header})).status_code == 401
+
+
+async def test_a_route_that_was_forgotten_stops_the_start(database, pool):
+    app = make_app(database, pool)
+
+    @app.get("/healthz")
+    async def healthz():
+        return {}
+
+    access.check_routes(app)
+
+    @app.get("/v1/forgotten")
+    async def forgotten():
+        return {}
+
+    with pytest.raises(Problem) as caught:
+        access.check_routes(app)
+    assert caught.value.code == "route_unprotected"
+    assert "/v1/forgotten" in caught.value.cause
+
+
+@pytest.mark.covers("F001", "F003")
+async def test_the_life_of_a_connection(client):
+    made = await client.post("/v1/connections", json={"name": "clinic", "externalSync": SYNC, "option": 2})
+    assert made.status_code == 201, made.text
+    told = made.json()
+    assert told["connection"]["option"] == 2
+    assert told["webhook"]["url"].startswith("https://sync.example.org/hooks/")
+    assert set(told["waiting"]) == set(told["connection"]["gates"])
+    assert (await client.get("/v1/connections")).json() == [told["connection"]]
+    assert (await client.post("/v1/connections/clinic/push-all")).json() == {"planned": 3}
+    paused = await client.post("/v1/connections/clinic/pause", json={"reason": "their upgrade"})
+    assert (paused.json()["state"], paused.json()["state_reason"]) == ("paused", "their upgrade")
+    assert (await client.post("/v1/connections/clinic/resume")).json()["state"] == "active"
+    assert (await client.delete("/v1/connections/clinic")).json()["state"] == "disconnected"
+    assert (await client.delete("/v1/connections/clinic")).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"name": "x", "externalSync": SYNC, "color": "red"}, 422, "value_invalid"),
+        ({"name": "x", "externalSync": {}}, 422, "config_invalid"),
+        ({"name": "X", "externalSync": SYNC}, 422, "name_invalid"),
+        ({"name": "x", "externalSync": {**SYNC, "type": "nothing"}}, 422, "adapter_unknown"),
+        ({"name": "x", "externalSync": {**SYNC, "url": "http://example.org/x"}}, 422, "http_refused"),
+        ({"name": "x", "externalSync": {**SYNC, "url": "https://169.254.169.254/x"}}, 422, "address_refused"),
+        ({"name": "x", "externalSync": SYNC, "entity_types": ["ship"]}, 422, "type_not_taken"),
+        ({"name": "x", "externalSync": SYNC, "option": 4}, 422, "value_invalid"),
+        ({"name": "x", "externalSync": {**SYNC, "extraFields": {"batchSize": "\u0000"}}}, 422, "config_invalid"),
+        ({"name": "x", "externalSync": {**SYNC, "extraFields": {"other": "a\u0000b"}}}, 422, "value_invalid"),
+        ([], 422, "value_invalid"),
+    ],
+)
+async def test_what_cannot_be_connected(client, body, status, code):
+    answer = await client.post("/v1/connections", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert CANARY not in answer.text
+    assert (await client.get("/v1/connections")).json() == []
+
+
+async def test_errors_are_problems(client):
+    for method, path, status in [
+        ("GET", "/v1/connections/nothing", 404), ("GET", "/v1/dead-letters/1", 404), ("GET", "/v1/why/nothing", 404),
+        ("GET", "/v1/nothing", 404), ("PUT", "/v1/status", 405), ("GET", "/v1/dead-letters/one", 422),
+        ("POST", "/v1/connections", 422),
+    ]:  # fmt: skip
+        answer = await client.request(method, path)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert set(answer.json()) == {"title", "status", "detail", "code", "next_step"}
+
+
+async def test_dead_letters_come_without_their_content(client, pool):
+    async with pool.connection() as conn:
+        await conn.execute(
+            """insert into sync.dead_letter (org_id, source, record_key, value, code, cause) values
+               ('org_main', 'inbound.events', 'mock/person/1', 'Ann Example', 'unreadable', 'no JSON'),
+               ('org_other', 'inbound.events', 'mock/person/2', 'Bo', 'unreadable', 'no JSON')"""
+        )
+    [listed] = (await client.get("/v1/dead-letters")).json()
+    shown = await client.get(f"/v1/dead-letters/{listed['id']}")
+    assert shown.json()["bytes"] == 11
+    assert "Ann" not in shown.text
+    assert (await client.get(f"/v1/dead-letters/{listed['id'] + 1}")).status_code == 404
+
+
+async def test_why_and_status(client, pool):
+    await client.post("/v1/connections", json={"name": "clinic", "externalSync": SYNC})
+    async with pool.connection() as conn:
+        cursor = await conn.execute("insert into canon.person (first_name) values ('Ann') returning id")
+        [person] = await cursor.fetchone()
+    [report] = (await client.get(f"/v1/why/{person}")).json()
+    assert "push --all" in report["connections"][0]["sentence"]
+    told = (await client.get("/v1/status")).json()
+    assert told["connections"][0]["name"] == "clinic"
+    assert told["unreachable"] == {"kafka": "no broker is configured"}
+
+
+async def test_openapi_describes_the_routes_and_the_token(client):
+    told = (await client.get("/v1/openapi.json")).json()
+    assert told["security"] == [{"token": []}]
+    assert told["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    assert "/v1/connections/{name}/pause" in told["paths"]
+    references = {part for part in json.dumps(told).split('"') if part.startswith("#/components/schemas/")}
+    assert {ref.rpartition("/")[2] for ref in references} <= set(told["components"]["schemas"])
+
+
+def test_a_database_that_is_down_is_told(database):
+    async def ask():
+        down = AsyncConnectionPool("host=127.0.0.1 port=1", min_size=1, open=False, timeout=0.2)
+        await down.open(wait=False)
+        transport = httpx.ASGITransport(make_app(database, down), raise_app_exceptions=False)
+        async with down, httpx.AsyncClient(transport=transport, base_url="http://api", headers=AUTH) as client:
+            return await client.get("/v1/connections")
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()["code"]) == (503, "postgres_unreachable")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+documents = st.fixed_dictionaries(
+    {"name": st.sampled_from(["clinic", "x"]) | st.text(max_size=8)},
+    optional={
+        "externalSync": st.fixed_dictionaries(
+            {"type": st.just("mock-sync-server") | st.text(), "url": st.just("https://example.org") | st.text()},
+            optional={"extraFields": anything, "auth": anything},
+        )
+        | anything,
+        "option": anything,
+        "poll_interval_s": anything,
+        "update": st.booleans(),
+        "entity_types": anything,
+    },
+)
+
+
+words = st.sampled_from(["clinic", "1", "\0", "..", "\udcf0", "9" * 25, "-1", "a/b"]) | st.text(max_size=9)
+
+
+def test_nothing_sent_to_it_breaks_it(database):
+    """Routes from OpenAPI, hostile paths, queries and bodies: no 5xx, and every error is a problem."""
+    pool = AsyncConnectionPool(database.dsn("app"), min_size=1, open=False, kwargs={"autocommit": True})
+    app = make_app(database, pool)
+    # Status asks Kafka and the stack; it takes no input.
+    listed = st.sampled_from([route for route in routes(app) if route[1] != "/v1/status"])
+    queries = st.dictionaries(st.sampled_from(["limit", "closed", "connection"]), st.text(max_size=9), max_size=3)
+    bodies = documents.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40)
+
+    async def ask(method, path, query, content):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=AUTH) as client:
+            kind = {"content-type": "application/json"}
+            return await client.request(method, path, params=query or None, content=content, headers=kind)
+
+    with asyncio.Runner() as runner:
+        runner.run(pool.open())
+
+        @settings(max_examples=300, deadline=None)
+        @given(route=listed, word=words, query=queries, content=bodies)
+        def hold(route, word, query, content):
+            method, path = route
+            hostile = quote(word, safe="/", errors="surrogateescape")
+            answer = runner.run(ask(method, re.sub(r"{.*?}", lambda _: hostile, path), query, content))
+            assert answer.status_code < 500, answer.text
+            if answer.status_code >= 400:
+                assert answer.headers["content-type"] == "application/problem+json"
+
+        hold()
+        runner.run(pool.close())
+
+
+@pytest.mark.covers("C21")
+async def test_a_config_secret_is_in_no_output(client, database, monkeypatch, capfd, caplog):
+    """What a connection was given as a secret is found in no answer, listing, error, log or report again."""
+    caplog.set_level(logging.DEBUG)
+    made = await client.post("/v1/connections", json={"name": "clinic", "externalSync": {**SYNC, "auth": "api-key"}})
+    hook = made.json()["webhook"]
+    secrets = [CANARY, hook["secret"], hook["url"].rpartition("/")[2]]
+    capfd.readouterr()
+    seen = [made.text.replace(hook["secret"], "").replace(hook["url"], "")]
+    paths = ("/v1/status", "/v1/connections", "/v1/connections/clinic", "/v1/dead-letters", "/v1/openapi.json")
+    seen += [(await client.get(path)).text for path in paths]
+    again = {"name": "clinic", "externalSync": {**SYNC, "extraFields": {"apiKey": CANARY, "batchSize": CANARY}}}
+    seen.append((await client.post("/v1/connections", json=again)).text)
+    seen.append((await client.post("/v1/connections", json={"name": "clinic", "externalSync": SYNC})).text)
+    async with await psycopg.AsyncConnection.connect(database.dsn("owner")) as conn:
+        cursor = await conn.execute("select jsonb_agg(to_jsonb(a)) from sync.audit a")
+        seen.append(json.dumps(await cursor.fetchone()))
+    for role in ("app", "applier", "owner"):
+        monkeypatch.setenv(f"SYNCLINE_POSTGRES_{role.upper()}_DSN", database.dsn(role))
+    monkeypatch.setenv("SYNCLINE_HOME", str(database.home))
+    seen += [told for arguments in COMMANDS for told in await _told(capfd, *arguments)]
+    for text in (*seen, caplog.text):
+        for secret in secrets:
+            assert secret not in text
+
+
+COMMANDS = [
+    ("status",), ("status", "--json"), ("connections", "list"), ("connections", "list", "--json"),
+    ("connections", "show", "clinic"), ("connections", "show", "clinic", "--json"), ("dead-letters", "list", "--json"),
+    ("connect", "--type", "mock-sync-server", "--url", "https://example.org", "--set", f"apiKey={CANARY}",
+     "--set", "batchSize=many"),
+    ("why", CANARY[:4]),
+]  # fmt: skip
+
+
+async def test_bodies_are_capped(client):
+    answer = await client.post(
+        "/v1/connections", content=b" " * (2**20 + 1), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 413
+
+
+async def _told(capfd, *arguments):
+    await asyncio.to_thread(cli.run, list(arguments))
+    return capfd.readouterr()
