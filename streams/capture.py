@@ -147,33 +147,31 @@ async def ensure(
     """
     entities = entities or model_of(settings)
     if new_slot:
-        await _start_over(settings, entities, patience_s)
-    published, slot = await asyncio.to_thread(_ensure_database, settings, entities)
+        await _forget(settings, patience_s)
     config = connector_config(settings, entities)
+    published, slot = await asyncio.to_thread(_ensure_database, settings, entities, config)
     changed = await register.apply(settings.connect_url, config, patience_s=patience_s)
     await register.allow_any_change(settings.registry_url, register.topics(publication.wanted(entities)))
     return Ensured(published, slot, changed)
 
 
-async def _start_over(settings: Settings, entities: Model, patience_s: float) -> None:
+async def _forget(settings: Settings, patience_s: float) -> None:
     """Drop the slot, and the connector's offsets with it: `trust_offset` refuses a slot that is ahead of them."""
     async with Connect(settings.connect_url, patience_s=patience_s) as connect:
-        known = await connect.config(register.NAME) is not None
-        if known:
+        if await connect.config(register.NAME) is not None:
             await connect.forget_offsets(register.NAME)
-        async with await psycopg.AsyncConnection.connect(settings.dsn("capture"), autocommit=True) as conn:
-            await conn.execute(DROP_SLOT, (publication.NAME,))
-            await asyncio.to_thread(_ensure_database, settings, entities)
-        if known:
-            await connect.resume(register.NAME)
+    async with await psycopg.AsyncConnection.connect(settings.dsn("capture"), autocommit=True) as conn:
+        await conn.execute(DROP_SLOT, (publication.NAME,))
 
 
-def _ensure_database(settings: Settings, entities: Model) -> tuple[bool, bool]:
+def _ensure_database(settings: Settings, entities: Model, config: Mapping[str, str]) -> tuple[bool, bool]:
     with psycopg.connect(settings.dsn("owner"), autocommit=True) as owner:
         published = publication.ensure_publication(owner, entities)
     with psycopg.connect(settings.dsn("capture"), autocommit=True) as capture:
         made = publication.ensure_slot(capture)
         slot = read_slot(capture.execute(SLOT, (publication.NAME,)).fetchone())
+        # The connector's own first one comes an interval later; until then doctor would call it dead.
+        capture.execute(config["heartbeat.action.query"].encode())
     if slot is not None and slot.wal_status == "lost":
         raise slot_lost(slot)
     return published, made
@@ -187,8 +185,8 @@ def slot_lost(slot: Slot | None) -> Problem:
     return Problem(
         "slot_lost",
         f"the replication slot `{publication.NAME}` {state}",
-        "Run `syncline connectors apply --new-slot`: capture begins anew, and the sweep then plans every change that it "
-        "has missed.",
+        "Run `syncline connectors apply --new-slot`: capture begins anew, and the sweep then plans every change that "
+        "was not captured.",
     )
 
 
@@ -210,7 +208,8 @@ async def watch(
             ) as conn:
                 await _our_turn(conn, every_s, sleep)
                 while True:
-                    found = await look(conn, settings.connect_url, budget, clock())
+                    async with Connect(settings.connect_url, patience_s=PATIENCE_S) as connect:
+                        found = await look(conn, connect, budget, clock())
                     if found not in (told, "restart"):
                         (log.info if found == "fine" else log.error)("capture", state=found)
                         told = found
@@ -228,13 +227,12 @@ async def _our_turn(
         await sleep(every_s)
 
 
-async def look(conn: psycopg.AsyncConnection[Any], connect_url: str, budget: Budget, now: float) -> str:
+async def look(conn: psycopg.AsyncConnection[Any], connect: Connect, budget: Budget, now: float) -> str:
     """One look, and one restart if that is what is to do; returns the decision."""
     slot = read_slot(await (await conn.execute(SLOT, (publication.NAME,))).fetchone())
-    async with Connect(connect_url, patience_s=PATIENCE_S) as connect:
-        status = await connect.status(register.NAME)
-        decision = decide(status, slot, budget, now)
-        if decision == "restart" and status is not None:
-            log.warning("capture_restart", part=status.failed[0].name, cause=status.failed[0].cause)
-            await connect.restart_failed(register.NAME)
+    status = await connect.status(register.NAME)
+    decision = decide(status, slot, budget, now)
+    if decision == "restart" and status is not None:
+        log.warning("capture_restart", part=status.failed[0].name, cause=status.failed[0].cause)
+        await connect.restart_failed(register.NAME)
     return decision

@@ -94,7 +94,13 @@ def drift(live: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]
     return tuple(found)
 
 
-async def apply(connect_url: str, config: Mapping[str, str], *, patience_s: float = 60.0) -> bool:
+async def apply(
+    connect_url: str,
+    config: Mapping[str, str],
+    *,
+    patience_s: float = 60.0,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> bool:
     """Bring the connector to `config` and wait until it and its task run; may be repeated. True when it was changed.
 
     Raises:
@@ -102,10 +108,14 @@ async def apply(connect_url: str, config: Mapping[str, str], *, patience_s: floa
             `connect_unreachable`.
     """
     name = config["name"]
-    async with Connect(connect_url, patience_s=patience_s) as connect:
+    async with Connect(connect_url, patience_s=patience_s, transport=transport) as connect:
         changed = await connect.config(name) != dict(config)
         if changed:
             await connect.put_config(name, config)
+        status = await connect.status(name)
+        if status and status.connector.state in ("PAUSED", "STOPPED"):
+            await connect.resume(name)
+            changed = True
         await _until_running(connect, name, changed=changed, patience_s=patience_s)
     return changed
 
