@@ -53,7 +53,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _code(end)
     except BrokenPipeError:
         # Whoever read us has enough; Python would complain once more when it flushes.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except Exception as failure:  # noqa: BLE001 - the one place where everything ends
         return _failed(failure)

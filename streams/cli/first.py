@@ -9,7 +9,7 @@ import typer
 from streams.cli import session, show
 from streams.cli.examples import examples
 
-SIGNS = {"ok": "✓", "warning": "!", "failed": "✗"}
+SIGNS = {"ok": "✓", "warn": "!", "red": "✗"}
 
 
 def register(app: typer.Typer) -> None:
@@ -32,17 +32,17 @@ def demo(keep: Annotated[bool, typer.Option("--keep", help="Leave everything run
 def doctor(as_json: session.Json = False) -> None:
     """Check everything, and say what to do.
 
-    Every dependency and every invariant is looked at. Exits with 1 when something failed.
+    Every dependency and every invariant is looked at. Exits with 1 when something is red.
     """
     from streams.doctor import check
 
-    findings = check(session.settings())
+    findings = session.run(check(session.settings()))
     if as_json:
         show.as_json([finding.as_json() for finding in findings])
     else:
         for finding in findings:
-            show.say(f"{SIGNS[finding.state]} {finding.name}: {show.cell(finding.said)}")
+            show.say(f"{SIGNS[finding.state]} {finding.name}: {show.cell(finding.detail)}")
             if finding.next_step:
                 show.say(f"  → {show.cell(finding.next_step)}")
-    if any(finding.state == "failed" for finding in findings):
+    if any(finding.state == "red" for finding in findings):
         raise typer.Exit(1)

@@ -43,7 +43,9 @@ def test_every_command_has_help(syncline, command):
     code, out, _ = syncline(*command, "--help")
     assert code == 0
     assert out.startswith(f"Usage: {' '.join(('syncline', *command))}")
-    if command not in [("connections",), ("dead-letters",), ("connectors",), *STACK]:
+    if command in STACK or command == ():
+        return
+    if command not in [("connections",), ("dead-letters",), ("connectors",)]:
         assert "Examples:" in out
     assert not re.search(r"\w\.\.\.$", out, re.MULTILINE), "a description is cut"
 
