@@ -126,7 +126,6 @@ def test_an_organisation_is_named_and_does_not_break_the_key(app, org_id):
 # origin ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covers("C20")
 def test_the_appliers_tag_is_kept_and_a_local_edit_resets_it(app, applier):
     row = person(applier, first_name="Ann", origin="pco", origin_event="e1", modified_at=PAST)
     assert (row["origin"], row["origin_event"], row["modified_at"]) == ("pco", "e1", PAST)

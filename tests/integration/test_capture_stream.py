@@ -97,7 +97,7 @@ def person(conn):
     return conn.execute(query, (CANARY, CANARY)).fetchone()
 
 
-@pytest.mark.covers("F134")
+@pytest.mark.covers("F134", "C20")
 async def test_an_entity_its_parts_links_and_tombstones_share_key_and_partition(app, tail):
     entity_id, key = person(app)
     app.execute(

@@ -46,9 +46,13 @@ def test_decisions(status, slot, decision):
 
 
 def test_the_innermost_cause_is_what_a_person_reads():
-    trace = "org.a.ConnectException: outer\n\tat x\nCaused by: io.b.DebeziumException: middle\n\tat y\n" + (
-        "Caused by: org.postgresql.util.PSQLException: ERROR: no slot\n\tat z\n\t... 9 more"
-    )
+    trace = """org.a.ConnectException: outer
+	at x
+Caused by: io.b.DebeziumException: middle
+	at y
+Caused by: org.postgresql.util.PSQLException: ERROR: no slot
+	at z
+	... 9 more"""
     assert connect.innermost_cause(trace) == "PSQLException: ERROR: no slot"
     assert connect.innermost_cause("org.a.ConnectException: alone\n\tat x") == "ConnectException: alone"
 
