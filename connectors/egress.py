@@ -120,9 +120,12 @@ class GuardedTransport(AiohttpTransport):
         try:
             return await super().handle_async_request(request)
         except httpx.ConnectTimeout as failure:
-            if isinstance(failure.__cause__, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
+            cause = failure.__cause__
+            if isinstance(cause, aiohttp.ConnectionTimeoutError):
                 raise
-            raise httpx.RemoteProtocolError("the connection broke") from failure
+            if isinstance(cause, aiohttp.ClientConnectorError):
+                raise httpx.ConnectError("no connection") from cause
+            raise httpx.RemoteProtocolError("the connection broke") from cause
         except aiohttp.ClientError as failure:
             raise httpx.RemoteProtocolError("the answer is no HTTP") from failure
 

@@ -88,7 +88,7 @@ def _write(emulator: Emulator, name: str, content: Any) -> Reply:
 
 def _set_clock(emulator: Emulator, content: Any) -> None:
     if not isinstance(content, dict):
-        raise ValueError("the body must be an object")
+        raise TypeError("the body must be an object")
     if "now" in content:
         now = datetime.fromisoformat(content["now"])
         emulator.clock.set(now.replace(tzinfo=UTC) if now.tzinfo is None else now.astimezone(UTC))

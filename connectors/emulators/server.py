@@ -19,6 +19,7 @@ from connectors.emulators.world import System
 from schemas.problems import Problem
 
 IDLE_TIMEOUT_S = 75
+BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(BACKLOG)  # here, so that whoever reads the printed URL is not refused
     except OSError as failure:
         listening.close()
         raise Problem(

@@ -52,7 +52,7 @@ async def test_the_wish_to_wait_is_told(bench: Bench) -> None:
     assert outcome.error.retry_after == 7
 
 
-@pytest.mark.parametrize(("kind", "error"), SURE + [("5xx-before", Ambiguous), ("truncate", Ambiguous)])
+@pytest.mark.parametrize(("kind", "error"), [*SURE, ("5xx-before", Ambiguous), ("truncate", Ambiguous)])
 async def test_a_poll_under_fault_raises_and_gives_no_page(
     bench: Bench, kind: str, error: type[ConnectorError]
 ) -> None:

@@ -100,7 +100,7 @@ async def test_faults_of_webhooks(bench: Bench, receiver: Receiver, subscribed: 
     times = [bench.adapter.parse_webhook(one.body)[0].occurred_at for one in got[2:]]
     assert times[0] > times[1]
     async with asyncio.timeout(5):
-        while (counts := (await bench.control("GET", "counts"))["webhooks"])["waiting"]:
+        while (counts := (await bench.control("GET", "counts"))["webhooks"])["waiting"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     assert counts == {"sent": 4, "dropped": 1, "duplicated": 1, "reordered": 1, "failed": 0, "waiting": 0}
 

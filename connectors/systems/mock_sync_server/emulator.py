@@ -160,8 +160,11 @@ class MockSyncServer:
         timestamp = submissions.iso(self._world.clock.stamp(again=again))
         records = self._records[kind]
         before = records.get(record_id)
-        if before is not None and submissions.DELETE not in (change, before.type):
-            data = {**before.data, **data}
+        held = {} if before is None or before.type == submissions.DELETE else before.data
+        if change in (submissions.ADD_MEMBER, submissions.REMOVE_MEMBER):
+            data = {"memberIds": submissions.members(change, held, data)}
+        if change != submissions.DELETE:
+            data = {**held, **data}
         record = records[record_id] = _Record(record_id, change, timestamp, data)
         self._world.announce(record_id, orjson.dumps({"type": WEBHOOK_TYPE, "record": record.item()}))
         return record

@@ -18,6 +18,7 @@ from schemas.fields import Json
 USER_ID = "syncline"
 SYNC_LEVEL_EXTERNAL = 2
 DELETE = "delete-entity"
+ADD_MEMBER, REMOVE_MEMBER = "add-member", "remove-member"
 ENTITY_NAME = "entityName"
 
 _ID_PREFIXES = {"campus": CAMPUS, "household": HOUSEHOLD, "person": INDIVIDUAL}
@@ -57,6 +58,16 @@ def time(value: Json) -> datetime | None:
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def members(change: str, held: Mapping[str, Json], data: Mapping[str, Json]) -> list[str]:
+    """`memberIds` of a group after an `add-member` or `remove-member`, which name one member or several."""
+    named = [data["memberId"]] if data.get("memberId") else []
+    named += [m.get("guid") for m in data.get("members") or () if isinstance(m, dict) and m.get("guid")]
+    before = list(held.get("memberIds") or ())
+    if change == REMOVE_MEMBER:
+        return [member for member in before if member not in named]
+    return before + [member for member in dict.fromkeys(named) if member not in before]
 
 
 def full_name(data: Mapping[str, Json]) -> str:
