@@ -1,9 +1,9 @@
 """What the triggers keep on canonical rows, for every kind of writer."""
 
 import re
-import time
 from datetime import UTC, datetime
 
+import psutil
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -279,12 +279,11 @@ def test_plain_references_may_point_at_what_is_not_there_yet(app):
 
 
 def test_ten_thousand_rows_in_one_statement_take_less_than_a_second(app):
-    took = []
-    for _ in range(3):  # the best of three: other tests may have the machine
-        started = time.monotonic()
-        app.execute("insert into canon.person (first_name) select 'n' || n from generate_series(1, 10000) n")
-        took.append(time.monotonic() - started)
-    assert min(took) < 1.0
+    # processor time of the server's own process: the clock would count the other tests as well
+    backend = psutil.Process(app.info.backend_pid)
+    before = sum(backend.cpu_times()[:2])
+    app.execute("insert into canon.person (first_name) select 'n' || n from generate_series(1, 10000) n")
+    assert sum(backend.cpu_times()[:2]) - before < 1.0
 
 
 def test_ids_are_typeids(app):
