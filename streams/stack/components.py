@@ -19,6 +19,7 @@ STACK: Final = ("postgres", "kafka", "registry", "connect")
 PROCESSES: Final = ("worker", "gateway")
 
 SET_UP: Final = ".set-up"
+INITDB: Final = ("--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--data-checksums")
 HEAP_MIB: Final = {"kafka": 512, "registry": 384, "connect": 384}
 
 
@@ -37,6 +38,8 @@ class Site:
     ports: Mapping[str, int]
     passwords: Mapping[str, str]
     cluster_id: str
+    sockets: str = ""
+    """Folder of Postgres' local socket; empty: none, everybody proves a password over TCP."""
     archives: str = ""
     """Folder of class archives that make Java start faster; empty: none are used or made."""
     archived: frozenset[str] = frozenset()
@@ -173,8 +176,7 @@ def _postgres(site: Site) -> Component:
             Setup(
                 argv=(
                     f"{site.postgres_bin}/initdb",
-                    *("-D", data, "-U", "postgres", "-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"),
-                    *("--auth=scram-sha-256", f"--pwfile={data}.pw", "--data-checksums"),
+                    *("-D", data, "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={data}.pw", *INITDB),
                 ),
                 folder=data,
                 done=f"{data}/{SET_UP}",
@@ -239,7 +241,11 @@ def _connect(site: Site) -> Component:
         # Not "/": it answers before the worker has joined its group, and 404 for a moment before that.
         probe=Probe("http", path="/connectors"),
         depends_on=("postgres", "kafka", "registry"),
-        files={config: configuration.connect(site), log: configuration.log4j()},
+        files={
+            config: configuration.connect(site),
+            log: configuration.log4j(),
+            f"{site.home}/{state.CONNECT_SECRETS}": configuration.connect_secrets(site),
+        },
     )
 
 

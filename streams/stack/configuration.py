@@ -13,7 +13,7 @@ from streams.stack import state, versions
 if TYPE_CHECKING:
     from streams.stack.components import Site
 
-__all__ = ["connect", "kafka", "log4j", "postgres_arguments", "registry", "versions"]
+__all__ = ["connect", "connect_secrets", "kafka", "log4j", "postgres_arguments", "registry", "versions"]
 
 
 def postgres_arguments(site: Site) -> tuple[str, ...]:
@@ -21,7 +21,7 @@ def postgres_arguments(site: Site) -> tuple[str, ...]:
     values = {
         "listen_addresses": site.bind,
         "port": str(site.ports["postgres"]),
-        "unix_socket_directories": "",
+        "unix_socket_directories": site.sockets,
         "max_connections": "200",
         "shared_buffers": "256MB",
         "fsync": "on",
@@ -121,6 +121,11 @@ def connect(site: Site) -> str:
             "topic.creation.enable": "true",
         }
     )
+
+
+def connect_secrets(site: Site) -> str:
+    """What connectors read with the file provider."""
+    return _properties({"capture_password": site.passwords[state.ROLES["capture"]]})
 
 
 def registry(site: Site) -> Mapping[str, str]:

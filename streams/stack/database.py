@@ -17,34 +17,41 @@ ATTRIBUTES: Final = {
     "syncline_app": "",
     "syncline_applier": "",
     # Without BYPASSRLS a snapshot under row security reads nothing and says nothing.
-    "syncline_capture": "REPLICATION BYPASSRLS",
+    "syncline_capture": " REPLICATION BYPASSRLS",
     state.REGISTRY_ROLE: "",
 }
 BULK_ROLE: Final = "syncline_bulk"
 
 
-def role_statements(passwords: Mapping[str, str], org_id: str) -> list[str]:
-    """The statements a superuser runs once in a new cluster, each on its own, in `postgres`."""
-    statements = [f"CREATE ROLE {BULK_ROLE} NOLOGIN"]
-    for role, attributes in ATTRIBUTES.items():
-        statements.append(f"CREATE ROLE {role} LOGIN {attributes} PASSWORD {_literal(passwords[role])}")
+def statements(passwords: Mapping[str, str], org_id: str) -> list[str]:
+    """What a superuser runs once in a new cluster, each on its own, connected to `postgres`.
+
+    Args:
+        passwords: by role, as plain text or as the server stores them.
+        org_id: organisation of rows that name none.
+    """
+    database, registry = state.DATABASE, state.REGISTRY_DATABASE
     return [
-        *(" ".join(statement.split()) for statement in statements),
-        # Who writes in bulk says so by SET ROLE; its members' rights are not inherited by chance.
-        f"GRANT {BULK_ROLE} TO syncline_app",
-        f"CREATE DATABASE {state.DATABASE} OWNER syncline_owner",
-        f"CREATE DATABASE {state.REGISTRY_DATABASE} OWNER {state.REGISTRY_ROLE}",
-        f"REVOKE CONNECT ON DATABASE {state.REGISTRY_DATABASE} FROM PUBLIC",
-        f"REVOKE CONNECT ON DATABASE {state.DATABASE} FROM PUBLIC",
-        f"GRANT CONNECT ON DATABASE {state.DATABASE} TO syncline_app, syncline_applier, syncline_capture",
-        f"ALTER DATABASE {state.DATABASE} SET syncline.org_id = {_literal(org_id)}",
+        f"CREATE ROLE {BULK_ROLE} NOLOGIN",
+        *(
+            f"CREATE ROLE {role} LOGIN{attributes} PASSWORD {_literal(passwords[role])}"
+            for role, attributes in ATTRIBUTES.items()
+        ),
+        # Who writes in bulk says so by SET ROLE: nobody is bulk by chance.
+        f"GRANT {BULK_ROLE} TO syncline_app WITH INHERIT FALSE, SET TRUE",
+        f"CREATE DATABASE {database} OWNER syncline_owner",
+        f"CREATE DATABASE {registry} OWNER {state.REGISTRY_ROLE}",
+        f"REVOKE CONNECT ON DATABASE {registry} FROM PUBLIC",
+        f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {database} TO syncline_app, syncline_applier, syncline_capture",
+        # Last: its effect tells that all have run.
+        f"ALTER DATABASE {database} SET syncline.org_id = {_literal(org_id)}",
     ]
 
 
 def prepare(admin_dsn: str, passwords: Mapping[str, str], org_id: str) -> None:
     """Create what is missing; safe to repeat, so a start that broke off in the middle is finished by the next."""
-    with psycopg.connect(admin_dsn, dbname="postgres", autocommit=True) as connection:
-        # The last statement's effect tells whether all have run.
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
         done = connection.execute(
             "select 1 from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase"
             " where d.datname = %s and s.setrole = 0",
@@ -52,7 +59,12 @@ def prepare(admin_dsn: str, passwords: Mapping[str, str], org_id: str) -> None:
         ).fetchone()
         if done:
             return
-        for statement in role_statements(passwords, org_id):
+        # Hashed here, so that no password is in a statement, which the server's log may show.
+        hashed = {
+            role: connection.pgconn.encrypt_password(passwords[role].encode(), role.encode(), b"scram-sha-256").decode()
+            for role in ATTRIBUTES
+        }
+        for statement in statements(hashed, org_id):
             try:
                 connection.execute(statement.encode())
             except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateDatabase):

@@ -19,8 +19,9 @@ from schemas.problems import Problem
 from streams.stack.jarlock import Jar
 
 ATTEMPTS: Final = 4
+FIRST_PAUSE_S = 0.5
+"""Doubled with each attempt."""
 TIMEOUT_S: Final = 30.0
-CHUNK_BYTES: Final = 1 << 18
 
 Advance = Callable[[int], None]
 """Told how many bytes came in; negative when bytes turned out to be worthless."""
@@ -69,11 +70,6 @@ def fetch_all(jars: Iterable[Jar], into: Path, base_url: str, *, threads: int, p
         progress.finish()
 
 
-def fetch(client: httpx.Client, jar: Jar, into: Path, base_url: str, advance: Advance) -> Path:
-    """Fetch one file; returns its verified place."""
-    return _fetch(client, jar, into, base_url, advance, threading.Event())
-
-
 def _fetch(
     client: httpx.Client, jar: Jar, into: Path, base_url: str, advance: Advance, stopped: threading.Event
 ) -> Path:
@@ -83,7 +79,7 @@ def _fetch(
     url = f"{base_url.rstrip('/')}/{jar.path}"
     cause = ""
     for attempt in range(ATTEMPTS):
-        if attempt and stopped.wait(0.5 * 2**attempt):
+        if attempt and stopped.wait(FIRST_PAUSE_S * 2**attempt):
             break
         try:
             _continue(client, url, part, jar, advance, stopped)
@@ -126,23 +122,25 @@ def _continue(client: httpx.Client, url: str, part: Path, jar: Jar, advance: Adv
         return
     # identity: a compressed answer would not be the file the lock knows.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with client.stream("GET", url, headers=headers) as response:
-        response.raise_for_status()
-        if response.status_code != httpx.codes.PARTIAL_CONTENT:
-            have = 0
-        advance(have)
-        received = have
-        with part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_raw(CHUNK_BYTES):
-                received += len(chunk)
-                # A captive portal or a wrong mirror may answer without end.
-                if received > jar.size or stopped.is_set():
-                    break
-                file.write(chunk)
-                advance(len(chunk))
-    if received < jar.size and not stopped.is_set():
-        advance(-received)
-        raise httpx.RemoteProtocolError(f"the answer ended after {received} of {jar.size} bytes")
+    received = 0
+    try:
+        with client.stream("GET", url, headers=headers) as response:
+            response.raise_for_status()
+            if response.status_code != httpx.codes.PARTIAL_CONTENT:
+                have = 0
+            received = have
+            advance(have)
+            with part.open("ab" if have else "wb") as file:
+                for chunk in response.iter_raw():
+                    # A captive portal or a wrong mirror may answer without end.
+                    if received + len(chunk) > jar.size or stopped.is_set():
+                        break
+                    file.write(chunk)
+                    received += len(chunk)
+                    advance(len(chunk))
+    except (httpx.HTTPError, OSError):
+        advance(-received)  # the next attempt counts what it finds
+        raise
 
 
 def sha256(path: Path) -> str:

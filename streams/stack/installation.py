@@ -9,15 +9,18 @@ All under the user's cache, outside any work tree, shared by all homes, and used
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -65,10 +68,7 @@ def assemble(cache: Path, options: StackOptions, progress: downloads.Progress) -
     """Download what is missing of the lock and lay it out; returns the folder."""
     jars = jarlock.read()
     target = cache / f"stack-{jarlock.fingerprint(jars)}"
-    if target.is_dir():
-        return target
     repository = cache / "maven"
-    downloads.fetch_all(jars, repository, options.maven_url, threads=options.download_threads, progress=progress)
 
     def fill(folder: Path) -> None:
         for jar in jars:
@@ -86,7 +86,12 @@ def assemble(cache: Path, options: StackOptions, progress: downloads.Progress) -
             for interface, implementation in SERVICES.items():
                 services.writestr(f"META-INF/services/{interface}", implementation + "\n")
 
-    _create(target, fill)
+    if not target.is_dir():
+        with _only_one(cache):
+            if not target.is_dir():
+                threads = options.download_threads
+                downloads.fetch_all(jars, repository, options.maven_url, threads=threads, progress=progress)
+                _create(target, fill)
     return target
 
 
@@ -142,6 +147,22 @@ def find_postgres(cache: Path) -> Path:
     return target / package.name / name / "bin"
 
 
+def main() -> None:
+    """Lay the jars out under the folder named; for building an image."""
+    folder = Path(sys.argv[1])
+    assemble(folder, StackOptions(), downloads.Lines(lambda text: print(text, flush=True)))  # noqa: T201
+    shutil.rmtree(folder / "maven")
+
+
+@contextlib.contextmanager
+def _only_one(cache: Path) -> Iterator[None]:
+    """Two first starts at once must not write to the same half-finished files: the second waits for the first."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _create(target: Path, fill: Callable[[Path], None]) -> None:
     """Fill a new folder and rename it into place: there is never a half-filled one under the final name."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,3 +185,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+if __name__ == "__main__":
+    main()

