@@ -13,15 +13,25 @@ from streams.rules.sides import Decision, Kind
 LOCAL = "local"
 
 
-def origin(connection: str, result: Document, base: Document, *, intent_open: bool) -> str:
+def unheld(result: Document, base: Document) -> frozenset[str]:
+    """The fields and parts of ours that they do not hold.
+
+    Args:
+        result: ours, as that system can represent it: every outward-mapped field.
+        base: what they hold: their payload over what we knew before. A field that they never mentioned and that is
+            empty here is no difference: there is nothing to tell them.
+    """
+    return frozenset(k for k in differences(result, base) if k in base or result[k] is not None)
+
+
+def origin(connection: str, missing: frozenset[str], *, intent_open: bool) -> str:
     """The origin a row may carry after an event of `connection`.
 
     Args:
-        result: ours after the decision, as that system can represent it: every outward-mapped field.
-        base: what they hold now: their payload over what we knew before.
+        missing: what they do not hold of it, see `unheld`.
         intent_open: a push of this entity to that connection is wanted, on its way, or waits for a person.
     """
-    return LOCAL if intent_open or differences(result, base) else connection
+    return LOCAL if intent_open or missing else connection
 
 
 def ledger_entry(decision: Decision) -> str:

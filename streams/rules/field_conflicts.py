@@ -124,6 +124,16 @@ class Fields:
             # We never had it: there is nothing of ours it could replace.
             self._write[key] = theirs[key]
             return True
+        return "/" not in key and key not in self._base and self._settles_one_sided(key)
+
+    def _settles_one_sided(self, key: str) -> bool:
+        """A field that we never agreed on: a value on one side only is kept, whoever wrote last."""
+        if self._theirs.document[key] is None:
+            self._kept.add(key)
+            return True
+        if self._ours.document[key] is None:
+            self._write[key] = self._theirs.document[key]
+            return True
         return False
 
     def _settle_conflicts(self, keys: list[str]) -> None:

@@ -230,6 +230,13 @@ def test_without_a_base_the_later_record_wins_and_nobody_loses_a_part(mine_at, w
     assert decision.remote_needs_correction
 
 
+@pytest.mark.covers("F056")
+@pytest.mark.parametrize(("mine", "event", "write", "correct"), [("f", None, {}, True), (None, "f", {"b": "f"}, False)])
+def test_of_a_field_never_agreed_on_a_value_on_one_side_is_kept(mine, event, write, correct):
+    decision = decide(ours({"a": 1, "b": mine}, 1), theirs({"a": 1, "b": event}, 5), agreed({"a": 1}), Terms())
+    assert (decision.write, decision.losers, decision.remote_needs_correction) == (write, (), correct)
+
+
 @pytest.mark.covers("F130")
 def test_a_new_record_is_taken_whole():
     decision = decide(None, theirs({"a": 1, "b": None, "email/1": ANN}), Agreed(), Terms())
@@ -342,7 +349,8 @@ def test_every_state_has_an_answer_and_every_loser_a_name(state):
     asked = {question.field for question in decision.questions}
     for key, their_value in event.document.items():
         own = value(mine.document, key)
-        if value(result, key) != own and key in mine.document:
+        nothing_agreed = key not in base
+        if value(result, key) != own and key in mine.document and not (nothing_agreed and own is None):
             assert (key, "theirs") in lost or (known.base and value(base, key) == own), key
         if value(result, key) != their_value:
             assert (
@@ -350,6 +358,7 @@ def test_every_state_has_an_answer_and_every_loser_a_name(state):
                 or key in asked
                 or value(base, key) == their_value
                 or value(known.in_flight, key) == their_value
+                or (nothing_agreed and their_value is None)
             ), key
     assert not asked & set(decision.write)
 

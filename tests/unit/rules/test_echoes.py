@@ -15,13 +15,15 @@ from streams.rules.sides import Decision, Kind
         ({"a": 1}, {"a": 1, "theirs_only": 2}, False, "parish"),
         ({"a": 1}, {"a": 2}, False, "local"),  # we kept a value of our own
         ({"a": 1, "b": 2}, {"a": 1}, False, "local"),  # they never said what b is
+        ({"a": 1, "b": None}, {"a": 1}, False, "parish"),  # nor is it anything here
+        ({"a": 1, "b": None}, {"a": 1, "b": 2}, False, "local"),  # we emptied it
         ({"a": 1, "email/1": {"address": "x"}}, {"a": 1}, False, "local"),  # a part they lack
         ({"a": 1}, {"a": 1, "email/1": {"address": "x"}}, False, "local"),  # a part we removed
         ({"a": 1}, {"a": 1}, True, "local"),  # a push is on its way, with who knows which state
     ],
 )
 def test_a_row_is_theirs_only_when_they_hold_all_of_it(result, base, intent_open, origin):
-    assert echoes.origin("parish", result, base, intent_open=intent_open) == origin
+    assert echoes.origin("parish", echoes.unheld(result, base), intent_open=intent_open) == origin
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,286 @@
+"""The applier: a batch of events, decided and written in the caller's transaction, each exactly once (rule R19).
+
+    ledger → units (connection, type) → reading, folding, writing in a savepoint → ledger, dead letters, reviews
+
+What one event alone is to blame for, it alone suffers: a unit that fails is halved until the event stands by itself;
+then it becomes a dead letter, or, where a rule of the user's own tables refused it, a review item that names the rule.
+What passes by waiting (a lock, a deadlock, a lost connection) is raised, and the caller tries the whole batch again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from connectors.contract import Manifest
+from schemas.events import InboundEvent
+from schemas.fields import Json
+from schemas.model import Model
+from schemas.problems import Problem
+from streams.inbound import dead_letters, folding, reading, writing
+from streams.inbound.incoming import Incoming, Unit, unit_of
+from streams.rules import typeids
+from streams.store import connections, queries
+from streams.store.connections import Connection
+
+Conn = AsyncConnection[Any]
+Row = dict[str, Json]
+
+LOCK_TIMEOUT = "2s"
+LONGEST_ID = 1000
+"""Characters of an external id; an index cannot hold much more."""
+
+_SQL = queries("inbound")
+_log = structlog.get_logger("inbound.apply")
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch came to.
+
+    Args:
+        decisions: (connection, decision) -> events. `held` ones are not in the ledger: they will be read again when
+            their connection works or their type is live.
+        corrections: pushes that were planned because they hold something else than we do now.
+    """
+
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    corrections: int = 0
+    entries: list[Row] = field(default_factory=list)
+    dead: list[Row] = field(default_factory=list)
+    reviews: list[Row] = field(default_factory=list)
+
+    def enter(self, entries: Iterable[Row]) -> None:
+        """Note ledger entries."""
+        for each in entries:
+            self.entries.append(each)
+            self.decisions[each["connection"], each["decision"]] += 1
+
+
+class Applier:
+    """Applies events. Stateless but for its collaborators.
+
+    Args:
+        manifest: system name -> manifest; Problem when there is no such adapter.
+    """
+
+    def __init__(self, model: Model, manifest: Callable[[str], Manifest], now: Callable[[], datetime]) -> None:
+        self._model = model
+        self._manifest = manifest
+        self._now = now
+
+    async def apply(self, conn: Conn, incoming: Sequence[Incoming]) -> Applied:
+        """Apply a batch inside the caller's transaction, which is one of the applier's role.
+
+        Raises:
+            psycopg.OperationalError: what passes by waiting; the transaction is to be rolled back and tried again.
+        """
+        applied = Applied()
+        await conn.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'".encode())
+        for unit, events in await self._units(conn, await _fresh(conn, incoming), applied):
+            await self._isolate(conn, unit, events, applied)
+        await self._save(conn, applied)
+        return applied
+
+    async def _units(
+        self, conn: Conn, incoming: Iterable[Incoming], applied: Applied
+    ) -> list[tuple[Unit, list[Incoming]]]:
+        """The events by connection and type, referenced types before those that refer to them."""
+        known = await _connections(conn, {each.event.org_id for each in incoming})
+        grouped: dict[tuple[str, str, str], list[Incoming]] = defaultdict(list)
+        for each in incoming:
+            grouped[each.event.org_id, each.event.connection, each.event.external_type].append(each)
+        units = []
+        for (org_id, name, external_type), events in grouped.items():
+            try:
+                unit = self._unit(known.get((org_id, name)), name, external_type)
+            except Problem as problem:
+                for each in events:
+                    _bury(applied, each, problem)
+                continue
+            if held := _held(unit):
+                applied.decisions[name, "held"] += len(events)
+                _log.info(
+                    "events_held", org=org_id, connection=name, type=external_type, reason=held, count=len(events)
+                )
+                continue
+            units.append((unit, _readable(unit, events, applied)))
+        return sorted(units, key=_order)
+
+    def _unit(self, connection: Connection | None, name: str, external_type: str) -> Unit:
+        if connection is None:
+            raise Problem("connection_unknown", f"there is no connection named {name}", "Connect it, then redrive.")
+        try:
+            return unit_of(connection, self._manifest(connection.system), external_type, self._model)
+        except KeyError:
+            raise Problem(
+                "type_unknown",
+                f"the adapter {connection.system} has no type {external_type!r}, or the model lacks what it maps to",
+                "Upgrade the adapter or add the entity type, then redrive.",
+            ) from None
+
+    async def _isolate(self, conn: Conn, unit: Unit, events: list[Incoming], applied: Applied) -> None:
+        """Apply events together, or, where that fails by the fault of one, in halves."""
+        if not events:
+            return
+        try:
+            async with conn.transaction():
+                entries, corrections = await self._apply_unit(conn, unit, events)
+        except Exception as error:
+            if _passes_by_waiting(error):
+                raise
+            if len(events) == 1:
+                _refuse(unit, events[0], error, applied)
+                return
+            half = len(events) // 2
+            await self._isolate(conn, unit, events[:half], applied)
+            await self._isolate(conn, unit, events[half:], applied)
+        else:
+            applied.enter(entries)
+            applied.corrections += corrections
+
+    async def _apply_unit(self, conn: Conn, unit: Unit, events: list[Incoming]) -> tuple[list[Row], int]:
+        loaded = await reading.load(conn, unit, events, self._is_our_id)
+        folded = folding.fold(unit, loaded, events)
+        corrections = await writing.write(conn, unit, loaded, folded, self._now())
+        return folded.entries, corrections
+
+    def _is_our_id(self, entity_type: str, text: str) -> bool:
+        found = self._model.types.get(entity_type)
+        return found is not None and typeids.is_well_formed(text, found.prefix)
+
+    async def _save(self, conn: Conn, applied: Applied) -> None:
+        now = self._now()
+        if applied.entries:
+            cursor = await conn.execute(_SQL["enter"], {"rows": _json(applied.entries), "now": now})
+            if cursor.rowcount != len(applied.entries):
+                # Another transaction applied one of them since we looked: ours must not count it again.
+                raise psycopg.errors.SerializationFailure("an event was applied by another worker at the same moment")
+        taken = [e for e in applied.entries if e["decision"] in ("applied", "merged")]
+        if polled := [e for e in taken if e["source"] == "poll"]:
+            await conn.execute(_SQL["recovered"], {"rows": _json(polled)})
+        if applied.reviews:
+            await conn.execute(_SQL["reviews"], {"rows": _json(applied.reviews), "now": now})
+        await dead_letters.write(conn, applied.dead, now)
+
+
+async def _fresh(conn: Conn, incoming: Sequence[Incoming]) -> list[Incoming]:
+    """Those that nobody applied yet, each once."""
+    first = {each.event.event_id: each for each in reversed(incoming)}
+    cursor = await conn.execute(_SQL["seen"], {"ids": list(first)})
+    async for (event_id,) in cursor:
+        first.pop(bytes(event_id), None)
+    return [each for each in incoming if first.get(each.event.event_id) is each]
+
+
+async def _connections(conn: Conn, orgs: Iterable[str]) -> dict[tuple[str, str], Connection]:
+    return {(c.org_id, c.name): c for org in sorted(orgs) for c in await connections.list_all(conn, org)}
+
+
+def _held(unit: Unit) -> str:
+    """Why a unit's events are left alone for now: they stay in the external system, and will be read again."""
+    if unit.connection.state == "disconnected":
+        return "disconnected"
+    gate = unit.connection.gates.get(unit.root.name, "")
+    return "" if gate == "live" else f"gate_{gate or 'closed'}"
+
+
+def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[Incoming]:
+    """The events that hold a whole record, with their payloads read; the others are accounted for at once."""
+    found = []
+    for each in events:
+        event = each.event
+        try:
+            payload = _payload(event)
+        except Problem as problem:
+            if problem.code == "incomplete_event" and unit.connection.mode in ("scheduled", "both"):
+                applied.enter([folding.entry(event, "ignored", "left_to_poll")])
+            else:
+                _bury(applied, each, problem)
+            continue
+        found.append(Incoming(event, payload, each.position, each.raw))
+    return found
+
+
+def _payload(event: InboundEvent) -> dict[str, Json]:
+    if event.external_id and ("\x00" in event.external_id or len(event.external_id) > LONGEST_ID):
+        raise Problem("id_unreadable", "the record's id is too long or holds a zero character")
+    if event.op == "delete":
+        return {}
+    if event.op == "merge":
+        raise Problem("merge_unsupported", "merges of their records are not applied yet", "Re-link by hand.")
+    if event.op == "hint" or not event.complete or not event.external_id:
+        raise Problem("incomplete_event", "the event holds no whole record", "Poll the connection, or send it whole.")
+    try:
+        payload = orjson.loads(event.payload)
+    except orjson.JSONDecodeError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise Problem("payload_unreadable", "the payload is no JSON object")
+    return payload
+
+
+def _order(item: tuple[Unit, list[Incoming]]) -> tuple[str, str, int]:
+    unit = item[0]
+    return unit.org_id, unit.connection.name, unit.manifest.aggregates.index(unit.aggregate)
+
+
+def _passes_by_waiting(error: Exception) -> bool:
+    """Whether no event is to blame: a neighbour is busy or down, or we are wrong about the database."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate or ""
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        # Somebody linked the record at the same moment: the next try finds the link.
+        return error.diag.constraint_name == "external_link_theirs"
+    if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.errors.RaiseException):
+        return False
+    return not state.startswith("54")  # a limit of the server that a value exceeds
+
+
+def _refuse(unit: Unit, each: Incoming, error: Exception, applied: Applied) -> None:
+    """One event cannot be applied: a review item if a rule of the user's tables says so, else a dead letter."""
+    if isinstance(error, psycopg.IntegrityError | psycopg.errors.RaiseException):
+        rule = error.diag.constraint_name or error.diag.column_name or "a trigger"
+        applied.reviews.append(_review(unit, each, error, rule))
+        applied.enter([folding.entry(each.event, "parked", f"constraint {rule}")])
+        return
+    _bury(applied, each, dead_letters.problem_of(error))
+
+
+def _review(unit: Unit, each: Incoming, error: psycopg.Error, rule: str) -> Row:
+    event = each.event
+    return {
+        "org_id": event.org_id,
+        "connection": event.connection,
+        "entity_type": unit.root.name,
+        "subject": event.external_id,
+        "detail": {
+            "constraint": rule,
+            "table": error.diag.table_name,
+            "event_id": event.event_id.hex(),
+            "external_type": event.external_type,
+            "occurred_at": event.occurred_at,
+            "position": each.position,
+            # Postgres' JSON holds no zero character; such a payload is in the topic only.
+            "payload": None if b"\\u0000" in event.payload else dict(each.payload),
+        },
+    }
+
+
+def _bury(applied: Applied, each: Incoming, problem: Problem) -> None:
+    applied.dead.append(dead_letters.of_event(each, problem))
+    if "\x00" not in each.event.external_type + each.event.external_id:  # which the ledger could not hold
+        applied.enter([folding.entry(each.event, "parked", problem.code)])
+
+
+def _json(rows: Sequence[Row]) -> str:
+    return orjson.dumps(rows).decode()

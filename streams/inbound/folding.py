@@ -1,0 +1,275 @@
+"""What becomes of a unit's events: each is decided in order on the state the one before left, the result written once.
+
+The applier's second step, between `reading` and `writing`. Pure: values in, values out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from schemas.events import InboundEvent
+from schemas.fields import Document, Json
+from streams.inbound.incoming import Incoming, Unit
+from streams.inbound.reading import Loaded, Record
+from streams.rules import conflicts, echoes, mapping, payloads, references, typeids
+from streams.rules.sides import Agreed, Decision, Kind, Ours, Theirs, merged
+from streams.store.aggregates import Rows
+
+Row = dict[str, Json]
+
+
+@dataclass(slots=True)
+class Entity:
+    """An entity while events are folded into it.
+
+    Args:
+        document: every mapped field, as it is here.
+        living: part keys that have a living row.
+        write: fields and parts that changed.
+        made: it has no row yet.
+        marked: set when it is to be marked as deleted (True) or no longer (False).
+    """
+
+    id: str
+    document: Document
+    modified_at: datetime
+    version: int = 0
+    parts_at: dict[str, datetime] = field(default_factory=dict)
+    living: frozenset[str] = frozenset()
+    deleted: bool = False
+    deleted_there: bool = False
+    made: bool = False
+    write: Document = field(default_factory=dict)
+    marked: bool | None = None
+    last: InboundEvent | None = None
+
+
+@dataclass(slots=True)
+class Track:
+    """One record while its events are folded."""
+
+    record: Record
+    entity: Entity | None = None
+    link_is_new: bool = False
+    state_moved: bool = False
+    received_at: datetime | None = None
+    questions: dict[str, Row] = field(default_factory=dict)
+    unresolved: dict[str, Json] = field(default_factory=dict)
+    correct: bool = False
+
+
+@dataclass(slots=True)
+class Folded:
+    """The outcome of all events of a unit, before anything is written."""
+
+    tracks: list[Track]
+    entries: list[Row] = field(default_factory=list)
+    losers: list[Row] = field(default_factory=list)
+
+
+def fold(unit: Unit, loaded: Loaded, incoming: Iterable[Incoming]) -> Folded:
+    """Decide every event."""
+    return _Fold(unit, loaded).run(incoming)
+
+
+def view(unit: Unit, loaded: Loaded, document: Document) -> Document:
+    """Ours as their system can represent it."""
+    return mapping.view(unit.aggregate, document, loaded.their_id)
+
+
+class _Fold:
+    def __init__(self, unit: Unit, loaded: Loaded) -> None:
+        self._unit, self._loaded = unit, loaded
+        self._tracks = {key: self._track(record) for key, record in loaded.records.items()}
+        self._folded = Folded(list(self._tracks.values()))
+
+    def run(self, incoming: Iterable[Incoming]) -> Folded:
+        for each in incoming:
+            track = self._tracks[each.event.external_id]
+            kind, reason = self._one(track, each)
+            self._enter(each.event, track, kind, reason)
+        return self._folded
+
+    def _track(self, record: Record) -> Track:
+        entity_id = record.entity_id or ""
+        rows = self._loaded.rows.get(entity_id)
+        received = self._loaded.received.get(entity_id)
+        track = Track(record, received_at=received, unresolved=dict(record.unresolved))
+        if rows is not None:
+            track.entity = _entity(self._unit, entity_id, rows, self._loaded.removed.get(entity_id, {}))
+        return track
+
+    def _one(self, track: Track, each: Incoming) -> tuple[str, str]:
+        """Fold one event; the ledger's decision and reason."""
+        if refusal := self._refusal(track, each.event):
+            return "ignored", refusal
+        if track.entity is None:
+            return self._create(track, each)
+        ours, agreed = self._ours(track.entity), self._agreed(track)
+        decision = conflicts.decide(ours, self._theirs(track, each), agreed, self._unit.terms)
+        if decision.kind is not Kind.DROP:
+            self._advance(track, each, decision)
+            self._note(track, each, decision, ours)
+        return echoes.ledger_entry(decision), decision.reason
+
+    def _refusal(self, track: Track, event: InboundEvent) -> str:
+        record = track.record
+        if record.refused:
+            return record.refused
+        if track.entity is not None:
+            return ""
+        if record.link_id is not None:
+            return "deleted_here"
+        if event.op == "delete":
+            return "unknown_here"
+        if record.unlinked_at is not None and event.occurred_at <= record.unlinked_at:
+            return "unlinked_since"
+        return "" if self._unit.creates else "option_2"
+
+    def _create(self, track: Track, each: Incoming) -> tuple[str, str]:
+        event, theirs = each.event, self._theirs(track, each)
+        decision = conflicts.decide(None, theirs, Agreed(), self._unit.terms)
+        entity_id = typeids.derived(self._unit.root.prefix, event.received_at, event.event_id)
+        track.entity = Entity(entity_id, {}, each.written_at, made=True)
+        self._advance(track, each, decision)
+        return "applied", "created"
+
+    def _ours(self, entity: Entity) -> Ours:
+        seen = view(self._unit, self._loaded, entity.document)
+        hidden = {k: v for k, v in entity.document.items() if k not in seen and "/" not in k and v is not None}
+        return Ours(
+            seen,
+            entity.modified_at,
+            entity.version,
+            entity.parts_at,
+            hidden,
+            deleted=entity.deleted,
+            deleted_there=entity.deleted_there,
+        )
+
+    def _agreed(self, track: Track) -> Agreed:
+        state = track.record.state
+        in_flight = self._loaded.intents.get(track.record.entity_id or "", {})
+        return Agreed(state.base, state.version, state.at, track.received_at, state.pushed_at, in_flight)
+
+    def _theirs(self, track: Track, each: Incoming) -> Theirs:
+        event = each.event
+        deleted = event.op == "delete"
+        # An item without our id is first sought in what they held: that is the form in which they know it.
+        known = (track.entity.document if track.entity else {}) | (track.record.state.base or {})
+        document = {} if deleted else self._document(each, known)
+        return Theirs(
+            document, event.occurred_at, each.written_at, event.external_version, event.received_at, deleted=deleted
+        )
+
+    def _document(self, each: Incoming, known: Document) -> Document:
+        event, aggregate = each.event, self._unit.aggregate
+        document = mapping.from_payload(
+            aggregate,
+            payloads.with_whole_parts(aggregate, each.payload),
+            known=known,
+            our_id=self._loaded.our_id,
+            new_id=lambda kind, place: typeids.derived(kind, event.received_at, event.event_id, kind, str(place)),
+        )
+        payloads.check_times(document, self._unit.times)
+        return document
+
+    def _advance(self, track: Track, each: Incoming, decision: Decision) -> None:
+        """The state after a decision that was not to drop the event."""
+        record, entity, event = track.record, track.entity, each.event
+        if entity is None:
+            raise AssertionError("only what has an entity is decided")
+        if record.link_id is None:
+            record.link_id, track.link_is_new = typeids.derived("link", event.received_at, event.event_id), True
+        record.entity_id, track.state_moved, track.received_at = entity.id, True, event.received_at
+        state = record.state
+        state.base, state.at, state.version = decision.base, event.occurred_at, event.external_version
+        _write(entity, decision, each)
+        track.correct = track.correct or decision.remote_needs_correction
+        if event.op != "delete":
+            track.unresolved = self._keep_unresolved(track, each)
+
+    def _keep_unresolved(self, track: Track, each: Incoming) -> dict[str, Json]:
+        """References to records we do not know yet. Ours must not go out over them: what they hold counts as ours."""
+        missing = references.unresolved(self._unit.aggregate, each.payload, self._loaded.our_id)
+        base, entity = track.record.state.base, track.entity
+        if base is not None and entity is not None:
+            base |= {name: entity.document.get(name) for name in missing}
+        return {name: list(reference) for name, reference in missing.items()}
+
+    def _note(self, track: Track, each: Incoming, decision: Decision, ours: Ours) -> None:
+        entity_id, event_id = track.record.entity_id, each.event.event_id.hex()
+        for loser in decision.losers:
+            ours_at = ours.parts_at.get(loser.field, ours.modified_at)
+            values = {"base": loser.base, "ours": loser.ours, "theirs": loser.theirs}
+            times = {"ours_at": ours_at, "theirs_at": each.event.occurred_at}
+            named = {"entity_id": entity_id, "field": loser.field, "winner": loser.winner, "rule": loser.rule}
+            self._folded.losers.append(named | values | times | {"event_id": event_id})
+        for question in decision.questions:
+            values = {"base": question.base, "ours": question.ours, "theirs": question.theirs}
+            named = {"entity_id": entity_id, "field": question.field, "event_id": event_id}
+            track.questions[question.field] = named | values
+
+    def _enter(self, event: InboundEvent, track: Track, kind: str, reason: str) -> None:
+        entity_id = track.record.entity_id
+        self._folded.entries.append(entry(event, kind, reason, entity_id))
+
+
+def entry(event: InboundEvent, decision: str, reason: str, entity_id: str | None = None) -> Row:
+    """A line of the ledger."""
+    return {
+        "event_id": event.event_id.hex(),
+        "org_id": event.org_id,
+        "connection": event.connection,
+        "external_type": event.external_type,
+        "external_id": event.external_id,
+        "entity_id": entity_id,
+        "source": event.source,
+        "decision": decision,
+        "reason": reason,
+        "occurred_at": event.occurred_at,
+        "received_at": event.received_at,
+    }
+
+
+def _entity(unit: Unit, entity_id: str, rows: Rows, removed: dict[str, datetime]) -> Entity:
+    document = rows.document(unit.aggregate)
+    parts_at = {
+        f"{kind}/{row['id']}": datetime.fromisoformat(row["modified_at"])
+        for kind, parts in rows.parts.items()
+        for row in parts
+    }
+    return Entity(
+        entity_id,
+        document,
+        datetime.fromisoformat(rows.root["modified_at"]),
+        rows.root["version"],
+        removed | parts_at,
+        frozenset(parts_at),
+        deleted=rows.deleted,
+        deleted_there=rows.deleted and rows.root["origin"] == unit.connection.name,
+    )
+
+
+def _write(entity: Entity, decision: Decision, each: Incoming) -> None:
+    for key in decision.taken:
+        if "/" in key:
+            entity.parts_at[key] = max(entity.parts_at.get(key, each.written_at), each.written_at)
+        else:
+            entity.modified_at = max(entity.modified_at, each.written_at)
+    entity.document = merged(entity.document, decision.write)
+    entity.write |= decision.write
+    if decision.delete or decision.revive:
+        entity.deleted = entity.deleted_there = entity.marked = decision.delete
+        entity.modified_at = max(entity.modified_at, each.written_at)
+    if decision.taken or decision.delete or decision.revive or entity.made:
+        entity.last = each.event
+
+
+def open_differences(unit: Unit, loaded: Loaded, track: Track) -> frozenset[str]:
+    """Outward-mapped fields in which they hold something else than we do, after all events."""
+    if track.entity is None:
+        return frozenset()
+    return echoes.unheld(view(unit, loaded, track.entity.document), track.record.state.base or {})

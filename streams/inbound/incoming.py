@@ -1,0 +1,99 @@
+"""Events on their way through the applier, and the work that belongs together: one connection, one kind of record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from connectors.contract import CreateTier, Manifest
+from schemas.entity_types import EntityType
+from schemas.events import InboundEvent
+from schemas.fields import Aggregate, Json
+from schemas.model import Model
+from streams.rules.payloads import Times
+from streams.rules.sides import Policy, Terms
+from streams.store.connections import Connection
+
+FUTURE_LIMIT = timedelta(minutes=5)
+"""How far in our future their times may lie before they are taken for a wrong clock."""
+
+
+_TIMES = {"date": "date", "timestamp with time zone": "timestamp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One event and where it was found.
+
+    Args:
+        payload: the event's payload, read; empty for a delete.
+        position: `topic/partition/offset`.
+        raw: the Kafka record's value, for the dead letters.
+    """
+
+    event: InboundEvent
+    payload: Mapping[str, Json] = field(default_factory=dict)
+    position: str | None = None
+    raw: bytes = b""
+
+    @property
+    def written_at(self) -> datetime:
+        """Their time, never far in our future: a fast clock must not win for ever."""
+        return min(self.event.occurred_at, self.event.received_at + FUTURE_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One connection's records of one type: what is loaded, decided and written together."""
+
+    connection: Connection
+    manifest: Manifest
+    aggregate: Aggregate
+    root: EntityType
+    terms: Terms
+    times: Times
+
+    @property
+    def org_id(self) -> str:
+        """The organisation."""
+        return self.connection.org_id
+
+    @property
+    def creates(self) -> bool:
+        """Whether a record without an entity makes one: not where we are the source of truth (option 2)."""
+        return self.connection.option != 2
+
+    @property
+    def our_ids_are_theirs(self) -> bool:
+        """Whether a record that has an id of ours is the entity of that id: we chose it when we made the record."""
+        return self.manifest.create_tier is CreateTier.CLIENT_ID
+
+    def external_type(self, entity_type: str) -> str:
+        """Their name of one of our types; empty when they do not have it."""
+        found = self.manifest.for_root(entity_type)
+        return found.external_type if found else ""
+
+    @property
+    def scope(self) -> dict[str, str]:
+        """The parameters that most statements share."""
+        return {
+            "org": self.org_id,
+            "connection": self.connection.name,
+            "type": self.aggregate.external_type,
+            "entity_type": self.root.name,
+        }
+
+
+def unit_of(connection: Connection, manifest: Manifest, external_type: str, model: Model) -> Unit:
+    """The unit of one external type. Raises KeyError when the system or the model has no such type."""
+    aggregate = manifest.aggregate(external_type)
+    root = model[aggregate.root]
+    parts = {part.entity_type for part in aggregate.parts if any(f.protected for f in model[part.entity_type].fields)}
+    protected = {f.name for f in root.fields if f.protected} | parts
+    terms = Terms(Policy(connection.conflict_policy), frozenset(protected), delete=connection.delete_policy)
+    times = {("", f.name): kind for f in root.fields if (kind := _TIMES.get(f.sql_type))}
+    for part in aggregate.parts:
+        columns = model[part.entity_type].fields
+        times |= {(part.entity_type, f.name): kind for f in columns if (kind := _TIMES.get(f.sql_type))}
+    return Unit(connection, manifest, aggregate, root, terms, times)

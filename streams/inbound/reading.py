@@ -1,0 +1,241 @@
+"""What we know of the records a batch of events is about: links and states, locked; rows, locked; pushes on their way.
+
+The applier's first step. One call reads one unit, every table once; `streams.inbound.folding` decides on the values.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+from psycopg import AsyncConnection, sql
+
+from schemas.fields import Document, Json
+from streams.inbound.incoming import Incoming, Unit
+from streams.rules import references
+from streams.rules.references import Reference
+from streams.store import aggregates, queries
+from streams.store.aggregates import Rows
+
+Conn = AsyncConnection[Any]
+IsOurId = Callable[[str, str], bool]
+"""(entity type, id) -> whether it looks like one of our ids of that type."""
+
+_SQL = queries("inbound")
+
+
+@dataclass(slots=True)
+class State:
+    """A row of `link_state`."""
+
+    version: str | None = None
+    at: datetime | None = None
+    pushed_at: datetime | None = None
+    base: Document | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """One of their records.
+
+    Args:
+        link_id: of its link; None when it has none.
+        entity_id: the entity it is linked with, or is by its id; None when there is none.
+        unresolved: references of it that waited for their target when it was last applied.
+        unlinked_at: when its last link was taken away.
+        refused: why it must not make or change an entity.
+    """
+
+    external_id: str
+    link_id: str | None = None
+    entity_id: str | None = None
+    state: State = field(default_factory=State)
+    unresolved: Mapping[str, Json] = field(default_factory=dict)
+    unlinked_at: datetime | None = None
+    refused: str = ""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """All of it.
+
+    Args:
+        rows: entity id -> its rows.
+        removed: entity id -> part key -> when that part was removed here.
+        intents: entity id -> the document of a push on its way, or {} for one that is only wanted.
+        questions: entity id -> fields with an open question.
+        received: entity id -> when the last event of the instant we know was received.
+        our_ids, their_ids: other entities, by (entity type, id of the one side) -> id of the other.
+    """
+
+    records: dict[str, Record]
+    rows: dict[str, Rows] = field(default_factory=dict)
+    removed: dict[str, dict[str, datetime]] = field(default_factory=dict)
+    intents: dict[str, Document] = field(default_factory=dict)
+    questions: dict[str, set[str]] = field(default_factory=dict)
+    received: dict[str, datetime] = field(default_factory=dict)
+    our_ids: dict[Reference, str] = field(default_factory=dict)
+    their_ids: dict[Reference, str] = field(default_factory=dict)
+
+    def our_id(self, kind: str, theirs: str) -> str | None:
+        """Our id of another entity."""
+        return self.our_ids.get((kind, theirs))
+
+    def their_id(self, kind: str, ours: str) -> str | None:
+        """Their id of another entity."""
+        return self.their_ids.get((kind, ours))
+
+
+async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: IsOurId) -> Loaded:
+    """Read and lock what these events are about."""
+    loaded = Loaded({each.event.external_id: Record(each.event.external_id) for each in incoming})
+    await _load_links(conn, unit, loaded)
+    new = [record for record in loaded.records.values() if record.link_id is None]
+    ours = [r for r in new if unit.our_ids_are_theirs and is_our_id(unit.root.name, r.external_id)]
+    known = {r.entity_id for r in loaded.records.values() if r.entity_id} | {r.external_id for r in ours}
+    loaded.rows = await aggregates.read(conn, unit.aggregate, unit.org_id, known, lock=True)
+    await _load_refusals(conn, unit, new, ours, loaded)
+    entities = sorted(loaded.rows)
+    if entities:
+        await _load_intents(conn, unit, entities, loaded)
+        await _load_removed_parts(conn, unit, incoming, loaded)
+        await _load_ties(conn, unit, incoming, loaded)
+    await _load_references(conn, unit, incoming, loaded, is_our_id)
+    return loaded
+
+
+async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
+    by_link: dict[str, Record] = {}
+    cursor = await conn.execute(_SQL["links"], {**unit.scope, "ids": sorted(loaded.records)})
+    async for link_id, external_id, entity_id, metadata in cursor:
+        record = by_link[link_id] = loaded.records[external_id]
+        record.link_id, record.entity_id = link_id, entity_id
+        record.unresolved = metadata.get("unresolved", {})
+        record.refused = "" if entity_id else "unmatched"
+    if not by_link:
+        return
+    cursor = await conn.execute(_SQL["states"], {**unit.scope, "ids": sorted(by_link)})
+    async for link_id, _rev, version, at, pushed_at, base in cursor:
+        by_link[link_id].state = State(version, at, pushed_at, base or None)
+
+
+async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], ours: list[Record], loaded: Loaded) -> None:
+    """Records without a link: those that are ours by their id, those deleted here, those unlinked before."""
+    if not new:
+        return
+    gone = []
+    for record in ours:
+        rows = loaded.rows.get(record.external_id)
+        if rows is None:
+            gone.append(record.external_id)
+        elif rows.deleted:
+            record.refused = "deleted_here"
+        else:
+            record.entity_id = record.external_id
+    for _kind, entity_id in await _tombstones(conn, unit, gone):
+        loaded.records[entity_id].refused = "deleted_here"
+    cursor = await conn.execute(_SQL["unlinked"], {**unit.scope, "ids": [record.external_id for record in new]})
+    async for external_id, at in cursor:
+        loaded.records[external_id].unlinked_at = at
+
+
+async def _load_intents(conn: Conn, unit: Unit, entities: Collection[str], loaded: Loaded) -> None:
+    cursor = await conn.execute(_SQL["intents"], {**unit.scope, "ids": entities})
+    async for entity_id, sent in cursor:
+        loaded.intents[entity_id] = sent or {}
+    cursor = await conn.execute(_SQL["questions"], {**unit.scope, "ids": entities})
+    async for entity_id, name in cursor:
+        loaded.questions.setdefault(entity_id, set()).add(name)
+
+
+async def _load_removed_parts(conn: Conn, unit: Unit, incoming: Iterable[Incoming], loaded: Loaded) -> None:
+    """When parts that they have or had, and we do not, were removed here; those we never had are not in the answer."""
+    wanted: dict[str, dict[str, str]] = defaultdict(dict)
+    for each in incoming:
+        record = loaded.records[each.event.external_id]
+        rows = loaded.rows.get(record.entity_id or "")
+        if record.entity_id is None or rows is None:
+            continue
+        base = {key for key in record.state.base or {} if "/" in key}
+        here = {f"{kind}/{row['id']}" for kind, parts in rows.parts.items() for row in parts}
+        for key in (references.part_ids(unit.aggregate, each.payload) | base) - here:
+            kind, _, part_id = key.partition("/")
+            wanted[kind][part_id] = record.entity_id
+    for kind, owners in wanted.items():
+        statement = sql.SQL(
+            "select id, greatest(modified_at, deleted_at) from {}"
+            " where org_id = %s and id = any(%s) and deleted_at is not null"
+        ).format(sql.Identifier("canon", kind))
+        async for part_id, at in await conn.execute(statement, (unit.org_id, sorted(owners))):
+            loaded.removed.setdefault(owners[part_id], {})[f"{kind}/{part_id}"] = at
+        for (found, part_id), at in (await _tombstones(conn, unit, sorted(owners))).items():
+            if found == kind:
+                loaded.removed.setdefault(owners[part_id], {}).setdefault(f"{kind}/{part_id}", at)
+
+
+async def _tombstones(conn: Conn, unit: Unit, ids: Sequence[str]) -> dict[Reference, datetime]:
+    if not ids:
+        return {}
+    cursor = await conn.execute(_SQL["tombstones"], {**unit.scope, "ids": list(ids)})
+    return {(kind, entity_id): at async for kind, entity_id, at in cursor}
+
+
+async def _load_ties(conn: Conn, unit: Unit, incoming: Iterable[Incoming], loaded: Loaded) -> None:
+    """Only where an event is of the very instant of the state that we know."""
+    tied = {
+        record.entity_id: record.state.at
+        for each in incoming
+        if (record := loaded.records[each.event.external_id]).entity_id and record.state.at == each.event.occurred_at
+    }
+    if tied:
+        rows = _json([{"entity_id": entity_id, "at": at} for entity_id, at in tied.items()])
+        cursor = await conn.execute(_SQL["received_last"], {**unit.scope, "rows": rows})
+        loaded.received = {entity_id: at async for entity_id, at in cursor}
+
+
+async def _load_references(
+    conn: Conn, unit: Unit, incoming: Iterable[Incoming], loaded: Loaded, is_our_id: IsOurId
+) -> None:
+    theirs: set[Reference] = set().union(*(references.in_payload(unit.aggregate, each.payload) for each in incoming))
+    ours: set[Reference] = set().union(
+        *(references.in_rows(unit.aggregate, rows.root, rows.parts) for rows in loaded.rows.values())
+    )
+    loaded.our_ids = await _look_up(conn, unit, "our_ids", theirs)
+    if unit.our_ids_are_theirs:
+        await _load_own_ids(conn, unit, theirs - loaded.our_ids.keys(), loaded, is_our_id)
+    # What they refer to now is ours after the decision, and must be known both ways.
+    ours |= {(kind, entity_id) for (kind, _), entity_id in loaded.our_ids.items()}
+    loaded.their_ids = {(kind, ours_id): theirs_id for (kind, theirs_id), ours_id in loaded.our_ids.items()}
+    loaded.their_ids |= await _look_up(conn, unit, "their_ids", ours)
+
+
+async def _look_up(conn: Conn, unit: Unit, query: str, wanted: Iterable[Reference]) -> dict[Reference, str]:
+    rows = [{"kind": k, "external_type": unit.external_type(k), "id": each} for k, each in sorted(wanted)]
+    if not rows:
+        return {}
+    cursor = await conn.execute(_SQL[query], {**unit.scope, "rows": _json(rows)})
+    return {(kind, one): other async for kind, one, other in cursor}
+
+
+async def _load_own_ids(
+    conn: Conn, unit: Unit, wanted: Iterable[Reference], loaded: Loaded, is_our_id: IsOurId
+) -> None:
+    """References to records that we made there and whose links are not written yet: they have our ids."""
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for kind, theirs in sorted(wanted):
+        if is_our_id(kind, theirs):
+            by_kind[kind].append(theirs)
+    for kind, ids in by_kind.items():
+        statement = sql.SQL("select id from {} where org_id = %s and id = any(%s) and deleted_at is null").format(
+            sql.Identifier("canon", kind)
+        )
+        async for (entity_id,) in await conn.execute(statement, (unit.org_id, ids)):
+            loaded.our_ids[kind, entity_id] = entity_id
+
+
+def _json(rows: Json) -> str:
+    return orjson.dumps(rows).decode()

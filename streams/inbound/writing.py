@@ -1,0 +1,149 @@
+"""What a unit's events come to, written in the applier's transaction: rows, links, states, questions, corrections.
+
+The applier's third step, after `reading` and `folding`; the ledger and the next offset follow in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from psycopg import AsyncConnection
+
+from schemas.fields import Json
+from streams.inbound.folding import Entity, Folded, Track, open_differences
+from streams.inbound.incoming import Unit
+from streams.inbound.reading import Loaded
+from streams.rules import echoes
+from streams.store import canon_writes, queries
+from streams.store.canon_writes import RowWrite, Written
+
+Conn = AsyncConnection[Any]
+Row = dict[str, Json]
+
+_SQL = queries("inbound")
+
+
+async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: datetime) -> int:
+    """Write it all; how many corrections were planned."""
+    rows = [row for track in folded.tracks for row in _rows(unit, loaded, track)]
+    written = await canon_writes.write(conn, unit.org_id, rows)
+    _read_back(folded, written)
+    moved = [track for track in folded.tracks if track.state_moved]
+    await _save_links(conn, unit, folded, now)
+    await _run(conn, unit, "save_states", [_state(track) for track in moved], now)
+    await _run(conn, unit, "save_losers", folded.losers, now)
+    await _save_questions(conn, unit, loaded, moved, now)
+    corrections = [{"entity_id": t.record.entity_id} for t in moved if _needs_correction(unit, loaded, t, written)]
+    await _run(conn, unit, "correct", corrections, now)
+    if corrections:
+        await conn.execute(_SQL["wake"])
+    return len(corrections)
+
+
+def _rows(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
+    """The rows of one entity that its events changed, the root first."""
+    entity = track.entity
+    if entity is None or entity.last is None:
+        return
+    origin, event = _origin(unit, loaded, track, entity), entity.last.event_id.hex()
+    columns = {key: value for key, value in entity.write.items() if "/" not in key}
+    if entity.marked is not None:
+        columns |= _mark(unit, entity)
+    if columns or entity.made:
+        yield RowWrite(unit.root.name, entity.id, columns, entity.modified_at, origin, event, insert=entity.made)
+    for part in unit.aggregate.parts:
+        for key in sorted(key for key in entity.write if key.startswith(f"{part.entity_type}/")):
+            part_id, value, at = key.partition("/")[2], entity.write[key], entity.parts_at[key]
+            if value is None:
+                if key in entity.living:
+                    yield RowWrite(part.entity_type, part_id, {"deleted_at": at.isoformat()}, at, origin, event)
+            elif key in entity.living:
+                yield RowWrite(part.entity_type, part_id, value, at, origin, event)
+            else:
+                made = {**value, part.parent: entity.id, "deleted_at": None}
+                yield RowWrite(part.entity_type, part_id, made, at, origin, event, part.parent, insert=True)
+
+
+def _origin(unit: Unit, loaded: Loaded, track: Track, entity: Entity) -> str:
+    # Of what they deleted they hold nothing, so there is nothing to compare.
+    missing = frozenset() if entity.marked else open_differences(unit, loaded, track)
+    return echoes.origin(unit.connection.name, missing, intent_open=entity.id in loaded.intents)
+
+
+def _mark(unit: Unit, entity: Entity) -> Row:
+    if not entity.marked:
+        return {"deleted_at": None, "status": "active"}
+    status = "archived" if unit.terms.delete == "archive" else "deleted"
+    return {"deleted_at": entity.modified_at.isoformat(), "status": status}
+
+
+def _read_back(folded: Folded, written: Written) -> None:
+    """Take over what the database made of the values: a trigger or a type may have changed them."""
+    if not written.differing:
+        return
+    tables = {}
+    for (table, row_id), columns in written.differing.items():
+        tables[row_id] = (table, columns)
+    for track in folded.tracks:
+        entity = track.entity
+        if entity is None:
+            continue
+        if entity.id in tables:
+            held = tables[entity.id][1]
+            entity.document |= {name: value for name, value in held.items() if name in entity.document}
+        for key in [key for key in entity.document if "/" in key and key.partition("/")[2] in tables]:
+            held = tables[key.partition("/")[2]][1]
+            part = entity.document[key]
+            entity.document[key] = part | {name: value for name, value in held.items() if name in part}
+
+
+def _needs_correction(unit: Unit, loaded: Loaded, track: Track, written: Written) -> bool:
+    asked = track.questions.keys() | loaded.questions.get(track.record.entity_id or "", set())
+    if track.correct:
+        return True
+    return bool(written.differing) and bool(open_differences(unit, loaded, track) - asked)
+
+
+async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> None:
+    new = [track.record for track in folded.tracks if track.link_is_new]
+    rows = [{"id": r.link_id, "external_id": r.external_id, "entity_id": r.entity_id} for r in new]
+    await _run(conn, unit, "save_links", rows, now)
+    changed = [t for t in folded.tracks if t.record.link_id and dict(t.record.unresolved) != t.unresolved]
+    waiting = [{"id": t.record.link_id, "unresolved": t.unresolved} for t in changed]
+    await _run(conn, unit, "save_unresolved", waiting, now)
+    seen = [t.record.link_id for t in folded.tracks if t.record.link_id and not t.state_moved]
+    if seen:
+        await conn.execute(_SQL["touch_states"], {**unit.scope, "ids": seen, "now": now})
+
+
+def _state(track: Track) -> Row:
+    state = track.record.state
+    return {
+        "link_id": track.record.link_id,
+        "external_version": state.version,
+        "external_updated_at": state.at,
+        "base": state.base or {},
+    }
+
+
+async def _save_questions(conn: Conn, unit: Unit, loaded: Loaded, moved: Iterable[Track], now: datetime) -> None:
+    asked: list[Row] = []
+    settled: list[Row] = []
+    for track in moved:
+        entity_id = track.record.entity_id or ""
+        if not (track.questions or loaded.questions.get(entity_id)):
+            continue
+        differing = open_differences(unit, loaded, track) | {"deleted_at"}
+        asked += [question for name, question in track.questions.items() if name in differing]
+        open_before = loaded.questions.get(entity_id, set())
+        settled += [{"entity_id": entity_id, "field": name} for name in sorted(open_before - differing)]
+    await _run(conn, unit, "save_questions", asked, now)
+    await _run(conn, unit, "close_questions", settled, now)
+
+
+async def _run(conn: Conn, unit: Unit, name: str, rows: Sequence[Mapping[str, Json]], now: datetime) -> None:
+    if rows:
+        await conn.execute(_SQL[name], {**unit.scope, "rows": orjson.dumps(rows).decode(), "now": now})

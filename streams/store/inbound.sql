@@ -1,0 +1,183 @@
+-- Statements of the inbound flow. Batches come as one JSON parameter; rows are locked in order of their keys.
+
+-- seen --
+-- Which of these events have been applied already, by whatever way they came.
+select event_id from sync.applied_event where event_id = any(%(ids)s)
+
+-- links --
+select l.id, l.external_id, l.entity_id, l.link_metadata
+from sync.external_link l
+where l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = %(type)s
+  and l.external_id = any(%(ids)s) and l.part = '' and l.deleted_at is null
+order by l.id for update
+
+-- states --
+select s.link_id, s.rev, s.external_version, s.external_updated_at, s.pushed_at, s.base
+from sync.link_state s where s.org_id = %(org)s and s.link_id = any(%(ids)s)
+order by s.link_id for update
+
+-- unlinked --
+-- Records whose link was taken away, and when: what happened there before is no news.
+select l.external_id, max(l.deleted_at) from sync.external_link l
+where l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = %(type)s
+  and l.external_id = any(%(ids)s) and l.deleted_at is not null
+group by l.external_id
+
+-- tombstones --
+-- Rows that were deleted for good, and when.
+select t.entity_type, t.id, max(t.deleted_at) from sync.tombstone t
+where t.org_id = %(org)s and t.id = any(%(ids)s)
+group by t.entity_type, t.id
+
+-- intents --
+-- Pushes that are wanted, on their way or waiting for a person.
+select p.entity_id, p.sent from sync.push_intent p
+where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type = %(type)s
+  and p.entity_id = any(%(ids)s) and p.state not in ('DONE', 'DEAD')
+
+-- questions --
+select c.entity_id, c.field from sync.conflict c
+where c.org_id = %(org)s and c.connection = %(connection)s and c.entity_id = any(%(ids)s) and c.resolved_at is null
+
+-- received_last --
+-- Of events of one instant: when the last of them reached us.
+select a.entity_id, max(a.received_at)
+from json_to_recordset(%(rows)s::json) as w(entity_id text, at timestamptz)
+join sync.applied_event a on a.org_id = %(org)s and a.entity_id = w.entity_id and a.connection = %(connection)s
+  and a.occurred_at = w.at and a.decision not in ('stale', 'parked')
+group by a.entity_id
+
+-- our_ids --
+-- Their ids of other entities, as their records refer to them, to ours.
+select w.kind, w.id, l.entity_id
+from json_to_recordset(%(rows)s::json) as w(kind text, external_type text, id text)
+join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = w.external_type
+  and l.external_id = w.id and l.part = '' and l.deleted_at is null and l.entity_id is not null
+
+-- their_ids --
+-- The same the other way.
+select w.kind, w.id, l.external_id
+from json_to_recordset(%(rows)s::json) as w(kind text, external_type text, id text)
+join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = w.external_type
+  and l.entity_type = w.kind and l.entity_id = w.id and l.deleted_at is null
+
+-- save_links --
+insert into sync.external_link (org_id, id, connection, external_type, external_id, entity_type, entity_id, sync_key, made_by)
+select %(org)s, r.id, %(connection)s, %(type)s, r.external_id, %(entity_type)s, r.entity_id, %(org)s || '/' || r.entity_id, 'inbound'
+from json_to_recordset(%(rows)s::json) as r(id text, external_id text, entity_id text)
+order by r.entity_id
+
+-- save_unresolved --
+-- References to records that are not linked yet: `inbound.references` resolves them.
+update sync.external_link l set link_metadata = case
+    when r.unresolved = '{}'::jsonb then l.link_metadata - 'unresolved'
+    else l.link_metadata || jsonb_build_object('unresolved', r.unresolved) end
+from json_to_recordset(%(rows)s::json) as r(id text, unresolved jsonb)
+where l.org_id = %(org)s and l.id = r.id
+
+-- save_states --
+insert into sync.link_state as s (org_id, link_id, external_version, external_updated_at, last_processed_at, base)
+select %(org)s, r.link_id, r.external_version, r.external_updated_at, %(now)s, r.base
+from json_to_recordset(%(rows)s::json) as r(link_id text, external_version text, external_updated_at timestamptz, base jsonb)
+order by r.link_id
+on conflict (org_id, link_id) do update set
+  rev = s.rev + 1,
+  external_version = excluded.external_version,
+  external_updated_at = excluded.external_updated_at,
+  last_processed_at = excluded.last_processed_at,
+  base = excluded.base
+
+-- touch_states --
+-- F132: in every case it is known when a record was last looked at.
+update sync.link_state set last_processed_at = %(now)s where org_id = %(org)s and link_id = any(%(ids)s)
+
+-- save_losers --
+insert into sync.conflict_log (org_id, connection, entity_type, entity_id, field, base, ours, theirs, winner, rule,
+  ours_at, theirs_at, event_id, decided_at)
+select %(org)s, %(connection)s, %(entity_type)s, r.entity_id, r.field, r.base, r.ours, r.theirs, r.winner, r.rule,
+  r.ours_at, r.theirs_at, decode(r.event_id, 'hex'), %(now)s
+from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, base jsonb, ours jsonb, theirs jsonb, winner text,
+  rule text, ours_at timestamptz, theirs_at timestamptz, event_id text)
+
+-- save_questions --
+insert into sync.conflict as c (org_id, connection, entity_type, entity_id, field, base, ours, theirs, event_id, opened_at)
+select %(org)s, %(connection)s, %(entity_type)s, r.entity_id, r.field, r.base, r.ours, r.theirs, decode(r.event_id, 'hex'), %(now)s
+from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, base jsonb, ours jsonb, theirs jsonb, event_id text)
+order by r.entity_id, r.field
+on conflict (org_id, connection, entity_id, field) where resolved_at is null do update set
+  ours = excluded.ours, theirs = excluded.theirs, event_id = excluded.event_id
+
+-- close_questions --
+update sync.conflict c set resolved_at = %(now)s, resolution = 'equal'
+from json_to_recordset(%(rows)s::json) as r(entity_id text, field text)
+where c.org_id = %(org)s and c.connection = %(connection)s and c.entity_id = r.entity_id and c.field = r.field and c.resolved_at is null
+
+-- correct --
+-- They hold something else than we do now: wish our state to be sent, as the planner does.
+insert into sync.push_intent as p
+  (org_id, connection, external_type, entity_type, entity_id, sync_key, state, reason, epoch, not_before, committed_at, planned_at)
+select %(org)s, %(connection)s, %(type)s, %(entity_type)s, r.entity_id, %(org)s || '/' || r.entity_id, 'PENDING', 'correct_remote', n.epoch,
+  %(now)s, %(now)s, %(now)s
+from json_to_recordset(%(rows)s::json) as r(entity_id text)
+join sync.connection n on n.org_id = %(org)s and n.name = %(connection)s
+order by r.entity_id
+on conflict (org_id, connection, external_type, entity_id) do update set
+  wanted_seq = p.wanted_seq + 1,
+  reason = excluded.reason,
+  epoch = excluded.epoch,
+  state = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.state else p.state end,
+  attempt = case when p.state in ('DONE', 'DEAD') then 0 else p.attempt end,
+  first_failed_at = case when p.state in ('DONE', 'DEAD') then null else p.first_failed_at end,
+  not_before = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.not_before else p.not_before end,
+  committed_at = case when p.state in ('DONE', 'DEAD') then excluded.committed_at else p.committed_at end,
+  planned_at = case when p.state in ('DONE', 'DEAD') then excluded.planned_at else p.planned_at end
+
+-- wake --
+select pg_notify('sync_push', '')
+
+-- enter --
+-- The ledger. An event that is missing from the answer was applied by somebody else at the same moment.
+insert into sync.applied_event (event_id, org_id, connection, external_type, external_id, entity_id, source, decision, reason,
+  occurred_at, received_at, applied_at)
+select decode(r.event_id, 'hex'), r.org_id, r.connection, r.external_type, r.external_id, r.entity_id, r.source, r.decision, r.reason,
+  r.occurred_at, r.received_at, %(now)s
+from json_to_recordset(%(rows)s::json) as r(event_id text, org_id text, connection text, external_type text, external_id text,
+  entity_id text, source text, decision text, reason text, occurred_at timestamptz, received_at timestamptz)
+order by r.event_id
+on conflict (event_id) do nothing
+
+-- recovered --
+-- What a poll brought although webhooks are on: they missed it.
+update sync.checkpoint c set recovered = c.recovered + r.count
+from (
+  select w.org_id, w.connection, w.external_type, count(*) as count
+  from json_to_recordset(%(rows)s::json) as w(org_id text, connection text, external_type text, occurred_at timestamptz)
+  where exists (select from sync.webhook_endpoint e where e.org_id = w.org_id and e.connection = w.connection
+                and e.created_at < w.occurred_at)
+  group by w.org_id, w.connection, w.external_type) r
+where c.org_id = r.org_id and c.connection = r.connection and c.external_type = r.external_type
+
+-- dead_letters --
+insert into sync.dead_letter (org_id, connection, source, record_key, headers, value, position, code, cause, created_at)
+select r.org_id, r.connection, r.source, r.record_key, r.headers, decode(r.value, 'hex'), r.position, r.code, r.cause, %(now)s
+from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, source text, record_key text, headers jsonb, value text,
+  position text, code text, cause text)
+on conflict (source, position) where position is not null do nothing
+
+-- list_dead_letters --
+select id, org_id, connection, source, record_key, headers, position, code, cause, state, created_at, closed_at
+from sync.dead_letter
+where (org_id = %(org)s or org_id is null) and (%(connection)s::text is null or connection = %(connection)s)
+  and (%(state)s::text is null or state = %(state)s) and (%(before)s::bigint is null or id < %(before)s)
+order by id desc limit %(limit)s
+
+-- show_dead_letter --
+select id, org_id, connection, source, record_key, headers, position, code, cause, state, created_at, closed_at, value
+from sync.dead_letter where id = %(id)s and (org_id = %(org)s or org_id is null)
+
+-- reviews --
+insert into sync.review (org_id, connection, kind, entity_type, subject, detail, created_at)
+select r.org_id, r.connection, 'constraint', r.entity_type, r.subject, r.detail, %(now)s
+from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, entity_type text, subject text, detail jsonb)
+order by r.org_id, r.connection, r.subject
+on conflict (org_id, connection, kind, subject) where closed_at is null do update set detail = excluded.detail
