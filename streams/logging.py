@@ -15,6 +15,7 @@ import structlog
 
 QUIET = {
     "faust": logging.WARNING,
+    "faust.transport.producer": logging.ERROR,  # warns of every full buffer, which is how it slows us down
     "mode": logging.ERROR,
     "aiokafka": logging.ERROR,
     "httpx": logging.WARNING,

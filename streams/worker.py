@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 SETTLE_S = 10.0
 STOP_S = 20.0
+HARD_S = 3.0
 
 
 class Service(Protocol):
@@ -109,12 +111,25 @@ class Worker:
         structlog.contextvars.bind_contextvars(slot=slot.number)
         watching: list[asyncio.Task[None]] = [asyncio.create_task(slot.hold())]
         try:
-            await self._start(watching)
-            log.info("worker_ready", roles=self._roles, pid=os.getpid(), agents=[a.name for a in self._agents])
-            await self._until_stopped(watching)
+            if await self._started(watching):
+                log.info("worker_ready", roles=self._roles, pid=os.getpid(), agents=[a.name for a in self._agents])
+                await self._until_stopped(watching)
         finally:
             await self._stop(watching)
             await slot.release()
+
+    async def _started(self, watching: list[asyncio.Task[None]]) -> bool:
+        """Start everything; False when `stopping` came first. Raises what went wrong."""
+        starting = asyncio.create_task(self._start(watching))
+        told = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait([starting, told, *watching], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if starting.done():
+            starting.result()
+            return True
+        starting.cancel()
+        await self._until_stopped(watching)
+        return False
 
     async def _start(self, watching: list[asyncio.Task[None]]) -> None:
         topics = [topic for spec in self._agents for topic in spec.topics]
@@ -178,6 +193,7 @@ class Worker:
 
     async def _stop(self, watching: Sequence[asyncio.Task[None]]) -> None:
         log.info("worker_stopping")
+        last_resort = _end_within(2 * STOP_S)
         for group in self._groups:
             await _finish(group.app)
         for service in self._services:
@@ -186,6 +202,7 @@ class Worker:
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
+        last_resort.cancel()
 
 
 async def _crash_of(app: faust.App) -> None:
@@ -202,17 +219,33 @@ async def _ended(service: Service) -> None:
 
 
 async def _finish(app: faust.App) -> None:
-    """Stop reading, let handlers end, commit, close. An app that crashed commits what it finished, no more."""
+    """Stop reading, let handlers end, commit, close. An app that crashed is left as it is: what of it still answers is
+    anybody's guess, and what it did not commit comes again."""
+    if app.crashed:
+        return
     consumer = edge.consumer(app)
     with suppress(Exception):
         async with asyncio.timeout(STOP_S):
             consumer.stop_flow()
-            if not app.crashed:
-                await consumer.settle(SETTLE_S)
+            await consumer.settle(SETTLE_S)
             await consumer.commit()
     with suppress(Exception):
         async with asyncio.timeout(STOP_S):
             await app.stop()
+
+
+def _end_within(seconds: float) -> threading.Timer:
+    """End the process with 1 unless it has ended by then: a part of Faust that waits for its broker ignores being
+    cancelled, and would keep the process for ever."""
+
+    def end() -> None:
+        log.warning("worker_ended_hard", after_s=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 async def run(
@@ -228,7 +261,8 @@ async def run(
 
 
 async def drive(worker: Worker) -> int:
-    """Run this worker until a signal or a failure; the exit code."""
+    """Run this worker, as this process, until a signal or a failure; the exit code. After a failure the process ends
+    within seconds, whatever its caller does."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stopping.set)
@@ -250,6 +284,7 @@ async def _outcome(working: asyncio.Task[None]) -> int:
         return 0
     except Exception as error:
         log.exception("worker_failed", code=getattr(error, "code", type(error).__name__), cause=cause(error))
+        _end_within(HARD_S)
         return 1
     log.info("worker_stopped")
     return 0
