@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,34 +24,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def make_home() -> Iterator[Callable[[], Path]]:
+    """Makes empty homes that work for a plain user and for root, whose Postgres runs under another account.
+
+    Pytest's own `tmp_path` does not: its parents are closed to other accounts. They are removed at the end.
+    """
+    made: list[Path] = []
+
+    def make() -> Path:
+        home = Path(tempfile.mkdtemp(prefix="syncline-test-"))
+        home.chmod(0o711)
+        made.append(home)
+        return home
+
+    yield make
+    for home in made:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stack(make_home: Callable[[], Path]) -> Iterator[Stack]:
     """The running stack: Postgres, Kafka, the registry and Connect, with empty databases; `stack.info()` tells how.
 
     SYNCLINE_TEST_HOME names a home to use. When a stack runs there already it is used as it is and left running; when
     none runs, one is started there, stopped at the end and kept. Without it, a new home is made and removed.
     """
     named = os.environ.get("SYNCLINE_TEST_HOME")
-    if named:
-        one = Stack(Path(named))
-        if one.running():
+    one = Stack(Path(named) if named else make_home())
+    if one.running():
+        yield one
+    else:
+        with one:
             yield one
-        else:
-            with one:
-                yield one
-        return
-    home = new_home()
-    try:
-        with Stack(home) as one:
-            yield one
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def new_home() -> Path:
-    """An empty home that works for a plain user and for root, whose Postgres runs under another account.
-
-    Pytest's own `tmp_path` does not: its parents are closed to other accounts.
-    """
-    home = Path(tempfile.mkdtemp(prefix="syncline-test-"))
-    home.chmod(0o711)
-    return home
