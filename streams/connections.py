@@ -149,6 +149,7 @@ class Service:
     async def _known(
         self, conn: Conn, org_id: str, name: str, manifest: Manifest, *, update: bool
     ) -> Connection | None:
+        await conn.execute(_SQL["one_at_a_time"], {"org_id": org_id, "name": name})
         listed = {c.name: c for c in await connections.list_all(conn, org_id)}
         known = listed.get(name)
         if known and known.state != "disconnected" and not update:

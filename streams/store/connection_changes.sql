@@ -1,5 +1,9 @@
 -- Statements that change a connection. Each raises the epoch, so that whoever holds an older reading knows.
 
+-- one_at_a_time --
+-- Two that connect the same name at once: the second finds what the first has made.
+select pg_advisory_xact_lock(hashtextextended('syncline connection ' || %(org_id)s || '/' || %(name)s, 0))
+
 -- upsert --
 insert into sync.connection as c
   (org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, retry_policy,

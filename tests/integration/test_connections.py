@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -169,6 +170,13 @@ async def test_a_name_is_taken_once_and_update_changes_it(service, conn):
     assert (second.connection.epoch, second.connection.option) == (2, 3)
     assert second.webhook == first.webhook
     assert [n.name for n in await credentials.list_names(conn, ORG, "mock")] == ["webhook_secret/1", "webhook_token"]
+
+
+async def test_two_who_connect_at_once_make_one(service, conn, database):
+    async with await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as other:
+        ended = await asyncio.gather(connect(service, conn), connect(service, other), return_exceptions=True)
+    assert [each.code for each in ended if isinstance(each, Problem)] == ["connection_exists"]
+    assert len(await rows(conn, "select 1 from sync.webhook_endpoint")) == 1
 
 
 @pytest.mark.parametrize("name", ["local", "bulk", "Upper", "", "a b", "-x", "x" * 64, "a/b"])
