@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
@@ -80,15 +81,19 @@ def workers(home: Path, components: Mapping[str, Json]) -> list[Json]:
 
 
 def note_worker(home: Path, roles: list[str]) -> None:
-    """Leave word of this process for `workers`; it need not be taken away, the dead are told by their start."""
+    """Leave word of this process for `workers`; it need not be taken away, the dead are told by their start.
+
+    A home that cannot be written, as in a container, keeps no word: nobody asks for status there.
+    """
     process = psutil.Process()
     folder = home / "run" / "workers"
-    folder.mkdir(parents=True, exist_ok=True)
-    for note in folder.glob("*.json"):
-        if note.stem.isdigit() and not psutil.pid_exists(int(note.stem)):
-            note.unlink(missing_ok=True)
-    told = {"pid": process.pid, "roles": roles, "started": process.create_time()}
-    (folder / f"{process.pid}.json").write_text(json.dumps(told), encoding="utf-8")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        for note in folder.glob("*.json"):
+            if note.stem.isdigit() and not psutil.pid_exists(int(note.stem)):
+                note.unlink(missing_ok=True)
+        told = {"pid": process.pid, "roles": roles, "started": process.create_time()}
+        (folder / f"{process.pid}.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 async def _from_postgres(settings: Settings, org_id: str, now: datetime, unreachable: dict[str, str]) -> Json:
