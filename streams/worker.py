@@ -110,12 +110,17 @@ class Worker:
         self.slot = slot.number
         structlog.contextvars.bind_contextvars(slot=slot.number)
         watching: list[asyncio.Task[None]] = [asyncio.create_task(slot.hold())]
+        orderly = False
         try:
             if await self._started(watching):
                 log.info("worker_ready", roles=self._roles, pid=os.getpid(), agents=[a.name for a in self._agents])
                 await self._until_stopped(watching)
+            orderly = True
+        except Exception as error:
+            log.exception("worker_failed", code=getattr(error, "code", type(error).__name__), cause=cause(error))
+            raise
         finally:
-            await self._stop(watching)
+            await self._stop(watching, orderly=orderly)
             await slot.release()
 
     async def _started(self, watching: list[asyncio.Task[None]]) -> bool:
@@ -191,10 +196,11 @@ class Worker:
         for task in done - {told}:
             task.result()  # none of them returns, so this raises what went wrong
 
-    async def _stop(self, watching: Sequence[asyncio.Task[None]]) -> None:
+    async def _stop(self, watching: Sequence[asyncio.Task[None]], *, orderly: bool) -> None:
         log.info("worker_stopping")
         last_resort = _end_within(2 * STOP_S)
-        for group in self._groups:
+        # after a failure what still answers is anybody's guess; what was not committed comes again
+        for group in self._groups if orderly else ():
             await _finish(group.app)
         for service in self._services:
             with suppress(Exception):
@@ -219,10 +225,7 @@ async def _ended(service: Service) -> None:
 
 
 async def _finish(app: faust.App) -> None:
-    """Stop reading, let handlers end, commit, close. An app that crashed is left as it is: what of it still answers is
-    anybody's guess, and what it did not commit comes again."""
-    if app.crashed:
-        return
+    """Stop reading, let handlers end, commit, close."""
     consumer = edge.consumer(app)
     with suppress(Exception):
         async with asyncio.timeout(STOP_S):
@@ -282,8 +285,7 @@ async def _outcome(working: asyncio.Task[None]) -> int:
         await working
     except asyncio.CancelledError:
         return 0
-    except Exception as error:
-        log.exception("worker_failed", code=getattr(error, "code", type(error).__name__), cause=cause(error))
+    except Exception:  # noqa: BLE001  logged where it happened
         _end_within(HARD_S)
         return 1
     log.info("worker_stopped")

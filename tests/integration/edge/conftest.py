@@ -63,7 +63,7 @@ class Edge:
         self.processes: list[Process] = []
 
     def topic(self, name: str, partitions: int = PARTITIONS) -> str:
-        full = f"{self.tag}.{name}"
+        full = f"{self.tag}.{name}"  # like `cdc.sync.external_link` where the name has a dot
         for made in self.admin.create_topics([NewTopic(full, partitions, 1)]).values():
             made.result(20)
         return full

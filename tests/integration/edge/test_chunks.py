@@ -132,7 +132,7 @@ def test_a_handler_that_hangs_ends_the_worker(edge) -> None:
 def test_the_links_table_survives_kills_and_moves(edge) -> None:
     from links import ENVELOPE, link
 
-    topic, parsed = edge.topic("links"), parse_schema(ENVELOPE)
+    topic, parsed = edge.topic("sync.links"), parse_schema(ENVELOPE)
     count, roots = 3_000, [f"org/person_{n}" for n in range(0, 3_000, 100)]
 
     def send(numbers: range, **how: Any) -> None:
