@@ -1,20 +1,18 @@
 """What cannot be processed as it is: kept whole, with the reason, until a person drops or re-drives it.
 
-Written by the applier, the agents and the polls in their own transactions; read by the CLI and the API. The cause never
-quotes a value: it may be personal.
+Written by the applier, its agent and the polls in their own transactions; `streams.store.operations` reads them. The
+cause never quotes a value: it may be personal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 
 from schemas.fields import Json
 from schemas.problems import Problem
@@ -26,31 +24,6 @@ Conn = AsyncConnection[Any]
 Row = dict[str, Json]
 
 _SQL = queries("inbound")
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """One row without its value; field names are column names."""
-
-    id: int
-    org_id: str | None
-    connection: str | None
-    source: str
-    record_key: str | None
-    headers: dict[str, Json]
-    position: str | None
-    code: str
-    cause: str
-    state: str
-    created_at: datetime
-    closed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened(DeadLetter):
-    """One row with its value, the bytes as they came."""
-
-    value: bytes | None
 
 
 def of_event(each: Incoming, problem: Problem) -> Row:
@@ -79,6 +52,11 @@ def of_record(value: bytes | None, key: bytes | None, position: str, problem: Pr
     return _row(value or b"", problem, record_key=(key or b"").decode(errors="replace"), position=position)
 
 
+def of_item(value: bytes, problem: Problem, org_id: str, connection: str, position: str) -> Row:
+    """An item that a poll read and that is no record."""
+    return _row(value, problem, org_id=org_id, connection=connection, position=position) | {"source": "poll"}
+
+
 def _row(value: bytes, problem: Problem, *, headers: Row | None = None, **named: Json) -> Row:
     # Postgres text holds no zero character, and the letter about one must not fail for it.
     clean = {name: text.replace("\x00", "\ufffd") if isinstance(text, str) else text for name, text in named.items()}
@@ -105,37 +83,3 @@ async def write(conn: Conn, rows: Sequence[Row], now: datetime) -> None:
     """Keep dead letters; the same record is kept once, however often it comes by."""
     if rows:
         await conn.execute(_SQL["dead_letters"], {"rows": orjson.dumps(rows).decode(), "now": now})
-
-
-async def list_letters(
-    conn: Conn,
-    org_id: str,
-    *,
-    connection: str | None = None,
-    state: str | None = "open",
-    before: int | None = None,
-    limit: int = 100,
-) -> list[DeadLetter]:
-    """The newest first; `before` an id, to go on from a page. `state` None: all."""
-    values = {"org": org_id, "connection": connection, "state": state, "before": before, "limit": limit}
-    async with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
-        await cursor.execute(_SQL["list_dead_letters"].encode(), values)
-        return await cursor.fetchall()
-
-
-async def show(conn: Conn, org_id: str, letter_id: int) -> Opened:
-    """One with its value.
-
-    Raises:
-        Problem: `dead_letter_unknown`.
-    """
-    async with conn.cursor(row_factory=class_row(Opened)) as cursor:
-        await cursor.execute(_SQL["show_dead_letter"].encode(), {"id": letter_id, "org": org_id})
-        found = await cursor.fetchone()
-    if found is None:
-        raise Problem(
-            "dead_letter_unknown",
-            f"the organisation {org_id} has no dead letter {letter_id}",
-            "See them with `syncline dead-letters list`.",
-        )
-    return found

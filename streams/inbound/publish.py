@@ -182,6 +182,10 @@ class Publisher:
         while True:
             await asyncio.to_thread(self._producer.poll, POLL_S)
 
+    async def reach(self) -> None:
+        """Ask Kafka for the topic. Raises KafkaException when it does not answer."""
+        await asyncio.to_thread(self._producer.list_topics, INBOUND, 2.0)
+
     async def flush(self) -> int:
         """Wait for what is on its way; how many events are not acknowledged."""
         return await asyncio.to_thread(self._producer.flush, self._timeout_s)

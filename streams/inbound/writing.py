@@ -36,6 +36,7 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     await _run(conn, unit, "save_states", [_state(track) for track in moved], now)
     await _run(conn, unit, "save_losers", folded.losers, now)
     await _save_questions(conn, unit, loaded, moved, now)
+    await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
     corrections = [{"entity_id": t.record.entity_id} for t in moved if _needs_correction(unit, loaded, t, written)]
     await _run(conn, unit, "correct", corrections, now)
     if corrections:

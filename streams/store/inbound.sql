@@ -164,20 +164,94 @@ from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, source
   position text, code text, cause text)
 on conflict (source, position) where position is not null do nothing
 
--- list_dead_letters --
-select id, org_id, connection, source, record_key, headers, position, code, cause, state, created_at, closed_at
-from sync.dead_letter
-where (org_id = %(org)s or org_id is null) and (%(connection)s::text is null or connection = %(connection)s)
-  and (%(state)s::text is null or state = %(state)s) and (%(before)s::bigint is null or id < %(before)s)
-order by id desc limit %(limit)s
-
--- show_dead_letter --
-select id, org_id, connection, source, record_key, headers, position, code, cause, state, created_at, closed_at, value
-from sync.dead_letter where id = %(id)s and (org_id = %(org)s or org_id is null)
-
 -- reviews --
 insert into sync.review (org_id, connection, kind, entity_type, subject, detail, created_at)
 select r.org_id, r.connection, 'constraint', r.entity_type, r.subject, r.detail, %(now)s
 from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, entity_type text, subject text, detail jsonb)
 order by r.org_id, r.connection, r.subject
 on conflict (org_id, connection, kind, subject) where closed_at is null do update set detail = excluded.detail
+
+-- close_reviews --
+-- What a rule of the user's tables refused has been applied since, in a later state.
+update sync.review set closed_at = %(now)s
+where org_id = %(org)s and connection = %(connection)s and kind = 'constraint' and subject = any(%(ids)s) and closed_at is null
+  and detail ->> 'external_type' = %(type)s
+
+-- waiting_references --
+-- Links whose record referred to others that we did not know then, and do now. Locked, the next time is soon enough.
+select l.org_id, l.connection, l.external_type, l.id as link, l.entity_type, l.entity_id, r.key as field, t.entity_type as target_type,
+  t.entity_id as target
+from sync.external_link l
+cross join lateral jsonb_each(l.link_metadata -> 'unresolved') r
+join sync.external_link t on t.org_id = l.org_id and t.connection = l.connection and t.entity_type = r.value ->> 0
+  and t.external_id = r.value ->> 1 and t.part = '' and t.deleted_at is null and t.entity_id is not null
+where l.link_metadata ? 'unresolved' and l.deleted_at is null and l.entity_id is not null
+order by l.org_id, l.id limit %(limit)s
+for update of l skip locked
+
+-- settle_reference --
+update sync.external_link set link_metadata = case
+    when link_metadata -> 'unresolved' = jsonb_build_object(%(field)s::text, link_metadata -> 'unresolved' -> %(field)s)
+    then link_metadata - 'unresolved'
+    else link_metadata #- array['unresolved', %(field)s] end
+where org_id = %(org)s and id = %(link)s
+
+-- hold_reference --
+-- They hold the reference, as far as we know: it is what their record said.
+update sync.link_state set rev = rev + 1, base = jsonb_set(base, array[%(field)s], to_jsonb(%(target)s::text))
+where org_id = %(org)s and link_id = %(link)s
+
+-- checkpoint --
+insert into sync.checkpoint as c (org_id, connection, external_type) values (%(org)s, %(connection)s, %(type)s)
+on conflict (org_id, connection, external_type) do update set failures = c.failures
+returning fetched_through, applied_through, failures
+
+-- fetched --
+-- Everything up to here is durable in inbound.events.
+update sync.checkpoint set
+  fetched_through = greatest(fetched_through, %(through)s), polled_at = %(now)s, failures = 0, last_error = null
+where org_id = %(org)s and connection = %(connection)s and external_type = %(type)s
+
+-- mark --
+insert into sync.poll_mark (org_id, connection, external_type, through, positions)
+values (%(org)s, %(connection)s, %(type)s, %(through)s, %(positions)s)
+
+-- poll_failed --
+update sync.checkpoint set failures = failures + 1, last_error = %(error)s, polled_at = %(now)s
+where org_id = %(org)s and connection = %(connection)s and external_type = %(type)s
+
+-- settle_marks --
+-- Move applied_through over the polls whose events have all been applied, in their order, and never past an event that
+-- waits for a person. What is fetched and not marked brought nothing new.
+with marks as (
+  select m.org_id, m.connection, m.external_type, m.id, m.through,
+         bool_and(coalesce(p.next_offset, 0) >= (e.value)::bigint) as applied
+  from sync.poll_mark m
+  cross join lateral jsonb_each_text(m.positions) e
+  left join sync.progress p on p.consumer = %(consumer)s and p.topic = %(topic)s and p.partition = e.key::int
+  where (%(org)s::text is null or m.org_id = %(org)s) and (%(connection)s::text is null or m.connection = %(connection)s)
+  group by m.org_id, m.connection, m.external_type, m.id, m.through),
+prefixes as (
+  select *, bool_and(applied) over (partition by org_id, connection, external_type order by id) as settled from marks),
+gone as (
+  delete from sync.poll_mark where id in (select id from prefixes where settled)),
+reached as (
+  select c.org_id, c.connection, c.external_type,
+         case when bool_or(not p.settled) then max(p.through) filter (where p.settled) else c.fetched_through end as through
+  from sync.checkpoint c
+  left join prefixes p on (p.org_id, p.connection, p.external_type) = (c.org_id, c.connection, c.external_type)
+  where (%(org)s::text is null or c.org_id = %(org)s) and (%(connection)s::text is null or c.connection = %(connection)s)
+    and c.fetched_through is not null and (p.id is not null or c.applied_through is distinct from c.fetched_through)
+  group by c.org_id, c.connection, c.external_type, c.fetched_through),
+failed as (
+  select org_id, connection, external_type, min(at) as at from (
+    select org_id, connection, headers ->> 'external_type' as external_type, (headers ->> 'occurred_at')::timestamptz as at
+    from sync.dead_letter where source = %(topic)s and state = 'open' and headers ? 'occurred_at'
+    union all
+    select org_id, connection, detail ->> 'external_type', (detail ->> 'occurred_at')::timestamptz
+    from sync.review where kind = 'constraint' and closed_at is null) f
+  group by org_id, connection, external_type)
+update sync.checkpoint c set applied_through = greatest(c.applied_through, least(r.through, f.at - interval '1 microsecond'))
+from reached r left join failed f using (org_id, connection, external_type)
+where (c.org_id, c.connection, c.external_type) = (r.org_id, r.connection, r.external_type) and r.through is not null
+  and c.applied_through is distinct from greatest(c.applied_through, least(r.through, f.at - interval '1 microsecond'))

@@ -16,10 +16,11 @@ from connectors import registry
 from connectors.contract import ExternalRecord, Op
 from schemas import model as models
 from schemas.events import InboundEvent
-from streams.inbound import dead_letters, publish
+from streams.inbound import publish
 from streams.inbound.applier import Applied, Applier
 from streams.inbound.incoming import Incoming
 from streams.settings import Settings
+from streams.store import operations
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -100,6 +101,9 @@ class Inbound:
                join sync.external_link l on (l.org_id, l.id) = (s.org_id, s.link_id) where l.org_id = %s""",
             self.org,
         )
+
+    async def letters(self) -> list[dict]:
+        return await operations.dead_letters(self.conn, self.org)
 
     async def intents(self) -> list[dict]:
         return await self.rows("select * from sync.push_intent where org_id = %s order by entity_id", self.org)
@@ -214,7 +218,7 @@ async def test_a_part_of_somebody_else_cannot_be_taken_over(inbound):
     thief = {"firstName": "Eve", "emails": [{"id": email["id"], "address": "eve@example.org"}]}
     await inbound.apply(inbound.event("x2", thief, 2))
     assert await inbound.emails() == ["ann@example.org"]
-    assert [letter.code for letter in await dead_letters.list_letters(inbound.conn, inbound.org)] == ["row_not_ours"]
+    assert [letter["code"] for letter in await inbound.letters()] == ["row_not_ours"]
 
 
 # echoes and corrections ---------------------------------------------------------------------------------------------
@@ -461,15 +465,15 @@ async def test_one_bad_event_does_not_stop_the_others(inbound):
     order = [event for pair in itertools.zip_longest(good, bad) for event in pair if event]
     await inbound.apply(*order)
     assert len(await inbound.people()) == len(good)
-    letters = await dead_letters.list_letters(inbound.conn, inbound.org)
-    assert sorted(letter.code for letter in letters) == sorted(
+    letters = await inbound.letters()
+    assert sorted(letter["code"] for letter in letters) == sorted(
         ["value_refused", "value_refused", "type_unknown", "payload_unreadable", "incomplete_event", "id_unreadable",
          "connection_unknown", "id_unreadable"]
     )  # fmt: skip
-    assert not [letter for letter in letters if "yesterday" in letter.cause]
-    assert (await dead_letters.show(inbound.conn, inbound.org, letters[0].id)).value == b"avro"
+    assert not [letter for letter in letters if "yesterday" in letter["cause"]]
+    assert await operations.dead_letter_value(inbound.admin, inbound.org, letters[0]["id"], "test") == b"avro"
     await inbound.apply(*order)
-    again = await dead_letters.list_letters(inbound.conn, inbound.org)
+    again = await inbound.letters()
     assert len(again) == len(letters) + 1, "only the event that the ledger cannot hold comes again"
 
 
@@ -478,7 +482,7 @@ async def test_an_unknown_type_is_kept_once(inbound):
     event = inbound.event("u1", {"a": 1}, 1, kind="unicorn")
     await inbound.apply(event)
     await inbound.apply(event)
-    assert [letter.code for letter in await dead_letters.list_letters(inbound.conn, inbound.org)] == ["type_unknown"]
+    assert [letter["code"] for letter in await inbound.letters()] == ["type_unknown"]
     assert await inbound.ledger() == [("parked", "type_unknown")]
 
 

@@ -1,0 +1,186 @@
+"""`POST /hooks/{token}`: their webhooks in, durable in Kafka before the answer (rule R18). It never applies.
+
+    raw body (capped) → endpoint of the token → signature → delivery ledger → parse → publish, acks=all → ledger → 202
+
+A token that nobody has is answered exactly like a wrong signature. What is authentic but unreadable is published as it
+is and ends as a dead letter. Whatever cannot be made durable now is answered with 503, and they send it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from prometheus_client import Counter, Histogram
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from connectors import webhook
+from connectors.contract import Adapter
+from schemas.events import InboundEvent
+from schemas.problems import Problem
+from streams.inbound.publish import Publisher, Sender, event_of, unreadable
+from streams.store import queries
+
+Conn = AsyncConnection[Any]
+SecretsOf = Callable[[Conn, Sender], Awaitable[Sequence[str]]]
+"""(database connection, whose) -> the live secrets of its webhooks, newest first."""
+
+CAP_BYTES = 2**20
+READ_S = 10.0
+"""How long a body may take to arrive."""
+AT_ONCE = 256
+"""Webhooks in hand at the same time; more are asked to come back."""
+LONGEST_DELIVERY_ID = 200
+SECRETS_KEPT_S = 5.0
+SECRETS_KEPT = 1000
+NOBODYS_SECRET = "whsec_c3luY2xpbmUgaGFzIG5vIHN1Y2ggd2ViaG9vaw=="  # noqa: S105 - protects nothing
+
+WEBHOOKS = Counter("syncline_webhooks", "Webhooks by how they were answered", ["outcome"])
+SECONDS = Histogram(
+    "syncline_webhook_seconds",
+    "Time to answer a webhook",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
+)
+
+_SQL = queries("webhooks")
+_log = structlog.get_logger("gateway.webhooks")
+
+
+@dataclass(slots=True)
+class Ingress:
+    """What the route works with, in `app.state.ingress`.
+
+    Args:
+        pool: of the role `app`, in autocommit.
+        adapter: system name -> adapter; Problem when there is none.
+        monotonic: of the cache of secrets, and of what is measured.
+    """
+
+    pool: AsyncConnectionPool
+    publisher: Publisher
+    adapter: Callable[[str], Adapter]
+    secrets_of: SecretsOf
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float] = time.monotonic
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _secrets: dict[Sender, tuple[float, Sequence[str]]] = field(default_factory=dict, repr=False)
+
+    async def take(self, token: str, headers: Sequence[tuple[str, str]], body: bytes, content_type: str) -> int:
+        """Make an authentic webhook durable; how many facts it held, 0 for one that came before.
+
+        Raises:
+            Problem: `webhook_refused`, `kafka_unavailable`, `registry_unreachable`.
+            psycopg.OperationalError, psycopg_pool.PoolTimeout: the database is down.
+        """
+        now = self.now()
+        async with self.pool.connection() as conn:
+            sender = await _endpoint(conn, token)
+            delivery_id = await self._verify(conn, sender, headers, body, now)
+            if sender is None or await _known(conn, sender, delivery_id):
+                return 0
+        facts = self._facts(sender, body, delivery_id, content_type, now)
+        await self.publisher.publish(facts)
+        async with self.pool.connection() as conn:
+            named = {"org": sender.org_id, "connection": sender.connection, "id": delivery_id}
+            await conn.execute(_SQL["delivered"], {**named, "now": now, "events": len(facts)})
+        return len(facts)
+
+    async def _verify(
+        self, conn: Conn, sender: Sender | None, headers: Sequence[tuple[str, str]], body: bytes, now: datetime
+    ) -> str:
+        """The delivery's id. A stranger's webhook costs the same work and ends in the same refusal."""
+        if sender is None:
+            webhook.verify(webhook.STANDARD, headers, body, [NOBODYS_SECRET], now)
+            raise Problem("webhook_refused", "the webhook's signature does not verify")
+        manifest = self.adapter(sender.system).manifest
+        told = webhook.verify(manifest.webhook_scheme, headers, body, await self._live(conn, sender), now)
+        if told and len(told) <= LONGEST_DELIVERY_ID and "\x00" not in told:
+            return told
+        return hashlib.sha256(told.encode() if told else body).hexdigest()
+
+    async def _live(self, conn: Conn, sender: Sender) -> Sequence[str]:
+        kept = self._secrets.get(sender)
+        if kept is not None and kept[0] > self.monotonic():
+            return kept[1]
+        if len(self._secrets) >= SECRETS_KEPT:
+            self._secrets.clear()
+        secrets = await self.secrets_of(conn, sender)
+        self._secrets[sender] = self.monotonic() + SECRETS_KEPT_S, secrets
+        return secrets
+
+    def _facts(
+        self, sender: Sender, body: bytes, delivery_id: str, content_type: str, now: datetime
+    ) -> list[InboundEvent]:
+        adapter = self.adapter(sender.system)
+        try:
+            records = adapter.parse_webhook(body)
+            facts = [
+                event_of(record, sender, source="webhook", received_at=now, delivery_id=delivery_id)
+                for record in records
+            ]
+        except Exception as error:  # noqa: BLE001 - whatever a parser stumbles over is kept for a person
+            _log.warning("webhook_unreadable", connection=sender.connection, error=type(error).__name__)
+            return [unreadable(body, sender, received_at=now, delivery_id=delivery_id, content_type=content_type)]
+        if adapter.manifest.webhook_scheme == webhook.NONE:
+            # Anybody may have sent it: it says where to look, never what is there.
+            return [replace(fact, op="hint", complete=False, payload=b"") for fact in facts]
+        return facts
+
+
+router = APIRouter()
+
+
+@router.post("/hooks/{token}", status_code=202, include_in_schema=False)
+async def receive(token: str, request: Request) -> Response:
+    """Take a webhook."""
+    ingress: Ingress = request.app.state.ingress
+    began = ingress.monotonic()
+    outcome = "failed"
+    try:
+        if ingress.room.locked():
+            raise Problem("gateway_busy", "too many webhooks at once", "Send it again in a moment.")
+        async with ingress.room:
+            body = await _read(request)
+            given = request.headers.get("content-type", "")
+            count = await ingress.take(token, request.headers.items(), body, given)
+        outcome = "accepted" if count else "known"
+        return Response(status_code=202)
+    except Problem as problem:
+        outcome = problem.code
+        raise
+    finally:
+        WEBHOOKS.labels(outcome).inc()
+        SECONDS.observe(ingress.monotonic() - began)
+
+
+async def _read(request: Request) -> bytes:
+    """The raw body, never more than the cap in memory."""
+    try:
+        async with asyncio.timeout(READ_S):
+            body = bytearray()
+            async for piece in request.stream():
+                body += piece
+                if len(body) > CAP_BYTES:
+                    raise Problem("body_too_large", f"a webhook has at most {CAP_BYTES} bytes")
+            return bytes(body)
+    except TimeoutError:
+        raise Problem("body_too_slow", f"the body did not arrive within {READ_S:.0f} s") from None
+
+
+async def _endpoint(conn: Conn, token: str) -> Sender | None:
+    cursor = await conn.execute(_SQL["endpoint"], {"hash": hashlib.sha256(token.encode(errors="replace")).digest()})
+    row = await cursor.fetchone()
+    return Sender(*row) if row else None
+
+
+async def _known(conn: Conn, sender: Sender, delivery_id: str) -> bool:
+    named = {"org": sender.org_id, "connection": sender.connection, "id": delivery_id}
+    return await (await conn.execute(_SQL["known"], named)).fetchone() is not None

@@ -1,0 +1,190 @@
+"""One poll: what changed in one external type since its checkpoint, published, and the checkpoint moved.
+
+    checkpoint − overlap → pages → facts that nobody applied yet → inbound.events → checkpoint
+
+`fetched_through` moves when all pages are durable in Kafka, so a failed poll is repeated whole. `applied_through` moves
+when their events are applied: a poll leaves a mark with the offsets it reached, and `settle` compares the marks with
+the applier's own positions. Reading a record again costs little, and has no effect twice, whatever is left out here.
+`streams.inbound.schedule` decides when; this never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
+
+from connectors.contract import Client, Manifest, Page
+from schemas.events import InboundEvent
+from schemas.problems import Problem
+from streams.inbound import dead_letters
+from streams.inbound.publish import Place, Publisher, Sender, event_of
+from streams.store import queries
+from streams.store.connections import Connection
+from streams.topics import INBOUND
+
+APPLIER = "inbound.apply"
+CHUNK = 500
+"""Facts that are looked up and published together."""
+
+POLLED = Counter("syncline_polls", "Polls by how they ended", ["connection", "external_type", "outcome"])
+READ = Counter("syncline_poll_records", "Records read by polls", ["connection", "external_type"])
+PUBLISHED = Counter("syncline_poll_published", "Records that polls published", ["connection", "external_type"])
+
+Conn = AsyncConnection[Any]
+OpenClient = Callable[[Connection], AbstractAsyncContextManager[Client]]
+
+_SQL = queries("inbound")
+_log = structlog.get_logger("inbound.polls")
+
+
+@dataclass(slots=True)
+class Polled:
+    """What one poll came to.
+
+    Args:
+        through: newest of their times that was read.
+        positions: partition -> the offset after the last event published there.
+        error: code of the problem that ended it; empty when all pages were read.
+        failures: failed polls in a row, this one included.
+    """
+
+    read: int = 0
+    published: int = 0
+    through: datetime | None = None
+    positions: dict[int, int] = field(default_factory=dict)
+    error: str = ""
+    failures: int = 0
+
+
+class Poller:
+    """Polls. Stateless but for its collaborators.
+
+    Args:
+        pool: of the role `app`, in autocommit.
+        open_client: the client of a connection, as an async context manager.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        publisher: Publisher,
+        manifest: Callable[[str], Manifest],
+        open_client: OpenClient,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._pool = pool
+        self._publisher = publisher
+        self._manifest = manifest
+        self._open_client = open_client
+        self._now = now
+
+    async def poll(self, connection: Connection, external_type: str) -> Polled:
+        """Read what changed. Never raises for what a neighbour or a record did: the checkpoint tells.
+
+        Raises:
+            psycopg.OperationalError: the database is down, and the checkpoint cannot even be read.
+        """
+        started = self._now()
+        scope = {"org": connection.org_id, "connection": connection.name, "type": external_type}
+        async with self._pool.connection() as conn:
+            row = await (await conn.execute(_SQL["checkpoint"], scope)).fetchone()
+        fetched_through, failures = (row[0], row[2]) if row else (None, 0)
+        polled = Polled()
+        try:
+            await self._read(connection, external_type, fetched_through, polled)
+        except Problem as problem:
+            polled.error, polled.failures = problem.code, failures + 1
+        except Exception as error:  # noqa: BLE001 - whatever an adapter does, the next poll begins afresh
+            _log.exception("poll_failed", connection=connection.name, type=external_type, error=type(error).__name__)
+            polled.error, polled.failures = type(error).__name__, failures + 1
+        await self._save(scope, started, polled)
+        outcome = polled.error or "done"
+        POLLED.labels(connection.name, external_type, outcome).inc()
+        if polled.error or polled.published:
+            _log.info(
+                "polled", connection=connection.name, type=external_type, outcome=outcome, read=polled.read,
+                published=polled.published,
+            )  # fmt: skip
+        return polled
+
+    async def _read(
+        self, connection: Connection, external_type: str, fetched_through: datetime | None, polled: Polled
+    ) -> None:
+        overlap = self._manifest(connection.system).poll_overlap
+        since = None if fetched_through is None else fetched_through - overlap
+        async with self._open_client(connection) as client:
+            async for page in client.pages(external_type, since):
+                await self._take(connection, external_type, page, polled)
+
+    async def _take(self, connection: Connection, external_type: str, page: Page, polled: Polled) -> None:
+        polled.read += len(page.records)
+        READ.labels(connection.name, external_type).inc(len(page.records))
+        sender, now = Sender(connection.org_id, connection.name, connection.system), self._now()
+        facts = [event_of(record, sender, source="poll", received_at=now) for record in page.records]
+        await self._bury(connection, external_type, page)
+        for start in range(0, len(facts), CHUNK):
+            new = await self._unseen(facts[start : start + CHUNK])
+            places = await self._publisher.publish(new)
+            _reach(polled.positions, places)
+            polled.published += len(new)
+            PUBLISHED.labels(connection.name, external_type).inc(len(new))
+        if page.through is not None:
+            polled.through = max(page.through, polled.through or page.through)
+
+    async def _unseen(self, facts: Sequence[InboundEvent]) -> list[InboundEvent]:
+        """Those that nobody applied yet. Only spares work: the applier looks again."""
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(_SQL["seen"], {"ids": [fact.event_id for fact in facts]})
+            seen = {bytes(event_id) async for (event_id,) in cursor}
+        return [fact for fact in facts if fact.event_id not in seen]
+
+    async def _bury(self, connection: Connection, external_type: str, page: Page) -> None:
+        """Items that are no record; the same item is kept once, however often it is read."""
+        place = f"{connection.org_id}/{connection.name}/{external_type}"
+        letters = [
+            dead_letters.of_item(body, problem, connection.org_id, connection.name, f"{place}/{_name(body)}")
+            for body, problem in page.unreadable
+        ]
+        if letters:
+            async with self._pool.connection() as conn:
+                await dead_letters.write(conn, letters, self._now())
+
+    async def _save(self, scope: dict[str, str], started: datetime, polled: Polled) -> None:
+        # Never past the moment at which we began to read: a time of theirs that lies in the future would make the next
+        # poll skip all that happens until then.
+        through = min(polled.through, started) if polled.through and not polled.error else None
+        async with self._pool.connection() as conn, conn.transaction():
+            if polled.error:
+                await conn.execute(_SQL["poll_failed"], {**scope, "error": polled.error, "now": started})
+            else:
+                await conn.execute(_SQL["fetched"], {**scope, "through": through, "now": started})
+            if polled.positions:
+                positions = Jsonb({str(partition): offset for partition, offset in polled.positions.items()})
+                await conn.execute(_SQL["mark"], {**scope, "through": through, "positions": positions})
+
+
+async def settle(conn: Conn, org_id: str | None = None, connection: str | None = None) -> None:
+    """Move `applied_through` as far as the applier has come."""
+    values = {"org": org_id, "connection": connection, "consumer": APPLIER, "topic": INBOUND}
+    async with conn.transaction():
+        await conn.execute(_SQL["settle_marks"], values)
+
+
+def _reach(positions: dict[int, int], places: Iterable[Place]) -> None:
+    for place in places:
+        positions[place.partition] = max(positions.get(place.partition, 0), place.offset + 1)
+
+
+def _name(body: bytes) -> str:
+    return sha256(body).hexdigest()[:32]
