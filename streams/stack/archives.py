@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from streams.stack import processes
-from streams.stack.components import Archive, Component
+from streams.stack.components import Component
+from streams.stack.site import Archive
 from streams.stack.state import Home
 
 SETTLE_S: Final = 5.0

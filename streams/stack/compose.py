@@ -16,7 +16,8 @@ from typing import Any, Final
 import yaml
 
 from streams.stack import components, database, jarlock, state, versions
-from streams.stack.components import Component, Site
+from streams.stack.components import Component
+from streams.stack.site import Site
 
 HOME: Final = "/var/lib/syncline"
 IMAGE: Final = "syncline"

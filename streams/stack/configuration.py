@@ -6,14 +6,9 @@ Used by `components` for this machine and for containers alike, so that both run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from streams.stack import state, versions
-
-if TYPE_CHECKING:
-    from streams.stack.components import Site
-
-__all__ = ["connect", "connect_secrets", "kafka", "log4j", "postgres_arguments", "registry", "versions"]
+from streams.stack import state
+from streams.stack.site import Site
 
 
 def postgres_arguments(site: Site) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from streams.stack import (
     managed,
     ports,
     processes,
+    site,
     state,
 )
 from streams.stack.options import StackOptions
@@ -77,10 +78,10 @@ def ready_installation(home: Path, progress: downloads.Progress) -> installation
         os.umask(old)
 
 
-def _site(home: state.Home, embedded: state.Embedded, install: installation.Installation) -> components.Site:
+def _site(home: state.Home, embedded: state.Embedded, install: installation.Installation) -> site.Site:
     names = (*components.STACK, *components.PROCESSES)
     archived = frozenset(path.stem for path in install.archives.glob("*.jsa"))
-    return components.Site(
+    return site.Site(
         java=str(install.java),
         java_version=install.java_version,
         jars=str(install.jars),

@@ -220,7 +220,7 @@ class Managed:
         problem = Problem(
             "component_failed",
             f"{self.part.name} {what}" + (f": {words}" if words else ""),
-            f"See `syncline logs {self.part.name}`, then `syncline stack start {self.part.name}`.",
+            f"See `syncline logs {self.part.name}`, then start it again.",
             log=str(self.log),
         )
         self.crashes = [*(at for at in self.crashes if now - at < CRASH_WINDOW_S), now]

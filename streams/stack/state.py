@@ -94,7 +94,8 @@ class Home:
         """Remove what the stack and Syncline's processes made, by name: the user's own things may lie beside it."""
         for folder in ("postgres", "kafka", "config", "logs", "run", "tables"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in (self.description, self.key, self.path / CONNECT_SECRETS, self.path / "postgres.pw"):
+        errors = self.path.glob("syncline-error-*.log")
+        for file in (self.description, self.key, self.path / CONNECT_SECRETS, self.path / "postgres.pw", *errors):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

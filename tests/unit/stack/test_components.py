@@ -8,7 +8,7 @@ import pytest
 
 from schemas.problems import Problem
 from streams.stack import components, configuration, state
-from streams.stack.components import Site
+from streams.stack.site import Site
 
 
 @pytest.fixture
