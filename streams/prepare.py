@@ -1,4 +1,4 @@
-"""What must be there before workers start: the schema, the topics, the connector. Idempotent, quick when nothing is missing.
+"""What must be there before workers start: the schema, the topics, the connector. Quick when nothing is missing.
 
 Called by `syncline up` when the stack is ready, and by the demo; each step is a command of its own as well.
 """
@@ -9,7 +9,7 @@ import asyncio
 
 from streams import capture, topics
 from streams.settings import Settings
-from streams.store.migrate import migrate
+from streams.store.migrate import migrate, model_of
 
 
 def prepare(settings: Settings) -> None:
@@ -19,5 +19,6 @@ def prepare(settings: Settings) -> None:
         Problem: of the step that failed.
     """
     migrate(settings)
-    topics.ensure(settings.kafka_bootstrap, partitions=settings.kafka_partitions)
+    table = topics.table(model_of(settings).order)
+    topics.ensure(settings.kafka_bootstrap, partitions=settings.kafka_partitions, topics=table)
     asyncio.run(capture.ensure(settings))

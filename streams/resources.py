@@ -1,35 +1,31 @@
-"""The composition root: builds everything from the settings, opens it, closes it. Only this module knows everybody."""
+"""The composition root: what the processes share, built from the settings, opened, and closed in reverse order.
+
+`streams.roles` makes a worker of it, `streams.gateway.serve` a gateway.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from datetime import datetime
+from typing import Any
 
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from connectors import http, registry
 from connectors.contract import Client, Manifest
-from schemas import model as models
 from schemas.codec import Codec
 from schemas.model import Model
 from schemas.registry import Registry
-from streams import clock, connections, logging, topics, vault, worker
-from streams.agents import AgentSpec
-from streams.outbound.agents import NAME as PLAN
-from streams.outbound.agents import PlanAgent
-from streams.outbound.dispatcher import Dispatcher
-from streams.outbound.links import Links
+from streams import clock, connections, vault
 from streams.outbound.planner import Planner
 from streams.settings import Settings
 from streams.store import credentials
 from streams.store.connections import Connection
+from streams.store.migrate import model_of
 
-ROLES = ("plan", "apply", "dispatch", "jobs")
 POOL_MAX = 16
 POOL_TIMEOUT_S = 10.0
 
@@ -92,7 +88,7 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(schemas.aclose)
         yield Resources(
             settings=settings,
-            model=models.load(),
+            model=model_of(settings),
             key=vault.load_key(settings),
             app=pools["app"],
             applier=pools["applier"],
@@ -101,46 +97,11 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         )
 
 
-async def work(settings: Settings, roles: Sequence[str]) -> int:
-    """Run a worker with these roles until a signal or a failure; the exit code."""
-    async with opened(settings) as resources:
-        dispatcher = Dispatcher(
-            resources.app,
-            settings.dsn("app"),
-            manifest=manifest,
-            open_client=resources.client,
-            slot=lambda: running.slot or 0,
-            now=clock.now,
-            spread=clock.spread,
-        )
-        agents: list[AgentSpec] = []
-        services: list[worker.Service] = []
-        if "plan" in roles:
-            agents += _planning(resources, dispatcher.wake)
-        if "dispatch" in roles:
-            services.append(dispatcher)
-        running = worker.Worker(settings, roles=roles, agents=agents, services=services)
-        return await worker.drive(running)
+def plan_all(now: Callable[[], datetime] = clock.now) -> connections.PlanAll:
+    """What `push --all` does, for the service that changes connections."""
+    planner = Planner(manifest, lambda _: ())
 
+    async def plan(conn: AsyncConnection[Any], org_id: str, name: str, wanted: Manifest) -> int:
+        return await planner.plan_all(conn, org_id, name, wanted, now=now())
 
-def _planning(resources: Resources, wake: Callable[[], None]) -> list[AgentSpec]:
-    """The agents `outbound.links` and `outbound.plan`; the planner asks the table of the former."""
-    plan = PlanAgent(
-        resources.app,
-        resources.codec,
-        Planner(manifest, lambda key: links.known(key)),  # noqa: PLW0108  `links` is made from this agent
-        root_type=resources.root_type,
-        now=clock.now,
-        wake=wake,
-    )
-    partitions = resources.settings.kafka_partitions
-    links = Links(resources.codec, plan=plan.plan_linked, bury=plan.bury, partitions=partitions)
-    return [links.spec(), AgentSpec(PLAN, topics.changes(), plan)]
-
-
-def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:
-    """Be a worker process; does not return."""
-    logging.configure(settings.log_level)
-    code = asyncio.run(work(settings, roles))
-    sys.stderr.flush()
-    os._exit(code)  # Faust's consumer thread may hang on a broker that went away; nothing is left to save
+    return plan

@@ -176,18 +176,10 @@ def push(
 
 def service(loaded: Settings) -> Service:
     """The service behind all commands that change connections."""
-    from connectors import registry
-    from connectors.contract import Manifest
-    from streams.connections import Conn
     from streams.connections import service as make
-    from streams.outbound.planner import Planner
+    from streams.resources import plan_all
 
-    planner = Planner(lambda system: registry.find(system).manifest, lambda _: ())
-
-    async def plan_all(conn: Conn, org_id: str, connection: str, manifest: Manifest) -> int:
-        return await planner.plan_all(conn, org_id, connection, manifest, now=session.now())
-
-    return make(loaded, session.actor(), plan_all)
+    return make(loaded, session.actor(), plan_all(session.now))
 
 
 def _configuration(

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     )(emulate)
     group = typer.Typer(help="Look after the Debezium connector.", no_args_is_help=True, rich_markup_mode=None)
     group.callback()(lambda: None)
-    group.command("apply", epilog=examples("syncline connectors apply"))(apply)
+    group.command("apply", epilog=examples("syncline connectors apply", "syncline connectors apply --new-slot"))(apply)
     app.add_typer(group, name="connectors")
 
 
@@ -40,7 +40,7 @@ def worker(
     wanted = [role.strip() for role in roles.split(",") if role.strip()]
     if not wanted or not set(wanted) <= set(ROLES):
         raise typer.BadParameter(f"choose from {', '.join(ROLES)}", param_hint="--roles")
-    from streams.resources import run_worker
+    from streams.roles import run_worker
     from streams.status import note_worker
 
     loaded = session.settings()
@@ -93,7 +93,12 @@ def emulate(
     run(system, host, port, seed_records=seed_records, latency_ms=latency, faults=faults, seed=seed)
 
 
-def apply(as_json: session.Json = False) -> None:
+def apply(
+    new_slot: Annotated[
+        bool, typer.Option("--new-slot", help="Replace a lost slot; what it missed must be pushed: push --all.")
+    ] = False,
+    as_json: session.Json = False,
+) -> None:
     """Set up capture as it must be.
 
     Makes topics, publication, slot and the Debezium connector where they are missing or differ; repeating it changes
@@ -102,10 +107,12 @@ def apply(as_json: session.Json = False) -> None:
     import asyncio
 
     from streams import capture, topics
+    from streams.store.migrate import model_of
 
     loaded = session.settings()
-    made = topics.ensure(loaded.kafka_bootstrap, partitions=loaded.kafka_partitions)
-    ensured = asyncio.run(capture.ensure(loaded))
+    table = topics.table(model_of(loaded).order)
+    made = topics.ensure(loaded.kafka_bootstrap, partitions=loaded.kafka_partitions, topics=table)
+    ensured = asyncio.run(capture.ensure(loaded, new_slot=new_slot))
     told = {"topics": made, **asdict(ensured)}
     if as_json:
         show.as_json(told)

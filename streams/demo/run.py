@@ -11,21 +11,27 @@ import psycopg
 from rich.console import Console
 
 from connectors import config
-from connectors.contract import Manifest
-from streams import clock, connections
+from streams import connections
 from streams.choices import Choices
 from streams.demo.audit import pushes_of, sync_compare
 from streams.demo.scenes import Scenes
 from streams.demo.world import CONNECTION, SYSTEM, World
-from streams.outbound.planner import Planner
 from streams.prepare import prepare
-from streams.resources import manifest
+from streams.resources import manifest, plan_all
 from streams.settings import Settings, default_home
 from streams.stack.embedded import Stack
 
 PLAIN_WIDTH = 120
 POLL_S = 2.0
 SILENCE_S = 3.0
+NEXT = """
+  It goes on running until Ctrl-C. Try, in another terminal:
+    export SYNCLINE_HOME={home}
+    syncline psql -c "insert into canon.person (first_name, last_name) values ('Ada', 'Lovelace') returning id"
+    syncline why {person}
+    curl -X PUT {theirs}/_emulator/records/individual/{person} -d '{{"lastName": "There"}}'
+    syncline status
+    syncline stack stop connect && syncline doctor"""
 
 
 def run(home: Path | None = None, *, keep: bool = False) -> int:
@@ -73,12 +79,7 @@ def _start(world: World, console: Console) -> None:
 
 async def connect(settings: Settings, url: str, *, poll_interval_s: float) -> connections.Connected:
     """Connect the demo's organisation to the emulated system, as `syncline connect` does."""
-    planner = Planner(manifest, lambda _: ())
-
-    async def plan_all(conn: psycopg.AsyncConnection, org_id: str, name: str, wanted: Manifest) -> int:
-        return await planner.plan_all(conn, org_id, name, wanted, now=clock.now())
-
-    service = connections.service(settings, "demo", plan_all)
+    service = connections.service(settings, "demo", plan_all())
     given = config.load({"type": SYSTEM, "url": f"{url}/mock-sync", "extraFields": []})
     async with await psycopg.AsyncConnection.connect(settings.dsn("app"), autocommit=True) as conn:
         choices = Choices(poll_interval_s=poll_interval_s)
@@ -109,17 +110,7 @@ def _summary(world: World, scenes: Scenes, console: Console, started: float) -> 
 
 def _keep(world: World, console: Console) -> None:
     person = world.value("select id from canon.person order by id limit 1")
-    console.print(
-        f"""
-  It goes on running until Ctrl-C. Try, in another terminal:
-    export SYNCLINE_HOME={world.home}
-    syncline psql -c "insert into canon.person (first_name, last_name) values ('Ada', 'Lovelace') returning id"
-    syncline why {person}
-    curl -X PUT {world.theirs.url}/_emulator/records/individual/{person} -d '{{"lastName": "There"}}'
-    syncline status
-    syncline stack stop connect && syncline doctor""",
-        highlight=False,
-    )
+    console.print(NEXT.format(home=world.home, person=person, theirs=world.theirs.url), highlight=False)
     try:
         while True:
             time.sleep(1)

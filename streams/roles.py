@@ -1,0 +1,122 @@
+"""The worker process, composed: which agents and services each role brings. The only module that knows both flows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+from streams import capture, clock, logging, topics, worker
+from streams.agents import AgentSpec
+from streams.inbound import publish
+from streams.inbound.agents import NAME as APPLY
+from streams.inbound.agents import ApplyAgent
+from streams.inbound.applier import Applier
+from streams.inbound.polls import Poller
+from streams.inbound.schedule import Schedule
+from streams.outbound.agents import NAME as PLAN
+from streams.outbound.agents import PlanAgent
+from streams.outbound.dispatcher import Dispatcher
+from streams.outbound.links import Links
+from streams.outbound.planner import Planner
+from streams.resources import Resources, manifest, opened
+from streams.settings import Settings
+
+ROLES = ("plan", "apply", "dispatch", "jobs")
+
+
+class Watch:
+    """The service that looks after the connector; see `streams.capture`."""
+
+    name = "capture"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._watching: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Watch until `stop`."""
+        self._watching = asyncio.create_task(capture.watch(self._settings))
+        await self._watching
+
+    async def stop(self) -> None:
+        """End at once; there is nothing to finish."""
+        if self._watching:
+            self._watching.cancel()
+
+
+async def work(settings: Settings, roles: Sequence[str]) -> int:
+    """Run a worker with these roles until a signal or a failure; the exit code."""
+    async with opened(settings) as resources, _jobs(resources, roles) as services:
+        dispatcher = Dispatcher(
+            resources.app,
+            settings.dsn("app"),
+            manifest=manifest,
+            open_client=resources.client,
+            slot=lambda: running.slot or 0,
+            now=clock.now,
+            spread=clock.spread,
+        )
+        agents: list[AgentSpec] = []
+        if "plan" in roles:
+            agents += _planning(resources, dispatcher.wake)
+        if "apply" in roles:
+            agents.append(_applying(resources, dispatcher.wake))
+        if "dispatch" in roles:
+            services.append(dispatcher)
+        running = worker.Worker(settings, roles=roles, agents=agents, services=services)
+        return await worker.drive(running)
+
+
+def _planning(resources: Resources, wake: Callable[[], None]) -> list[AgentSpec]:
+    """The agents `outbound.links` and `outbound.plan`; the planner asks the table of the former."""
+    plan = PlanAgent(
+        resources.app,
+        resources.codec,
+        Planner(manifest, lambda key: links.known(key)),  # noqa: PLW0108  `links` is made from this agent
+        root_type=resources.root_type,
+        now=clock.now,
+        wake=wake,
+    )
+    partitions = resources.settings.kafka_partitions
+    links = Links(resources.codec, plan=plan.plan_linked, bury=plan.bury, partitions=partitions)
+    return [links.spec(), AgentSpec(PLAN, topics.changes(resources.model.order), plan)]
+
+
+def _applying(resources: Resources, wake: Callable[[], None]) -> AgentSpec:
+    """The agent `inbound.apply`."""
+    applier = Applier(resources.model, manifest, clock.now)
+    apply = ApplyAgent(resources.applier, resources.codec, applier, now=clock.now, wake=wake)
+    return AgentSpec(APPLY, (topics.INBOUND,), apply)
+
+
+@asynccontextmanager
+async def _jobs(resources: Resources, roles: Sequence[str]) -> AsyncIterator[list[worker.Service]]:
+    """Polls and the watch over capture."""
+    if "jobs" not in roles:
+        yield []
+        return
+    settings = resources.settings
+    async with publish.opened(settings.kafka_bootstrap, resources.schemas) as publisher:
+        poller = Poller(resources.app, publisher, manifest, resources.client, now=clock.now)
+        schedule = Schedule(
+            settings.dsn("app"),
+            resources.app,
+            resources.applier,
+            poller,
+            manifest,
+            now=clock.now,
+            spread=clock.spread,
+        )
+        yield [schedule, Watch(settings)]
+
+
+def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:
+    """Be a worker process; does not return."""
+    logging.configure(settings.log_level)
+    code = asyncio.run(work(settings, roles))
+    sys.stderr.flush()
+    os._exit(code)  # Faust's consumer thread may hang on a broker that went away; nothing is left to save
