@@ -6,6 +6,8 @@ addresses, phone numbers and e-mails as lists.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from connectors import webhook
 from connectors.contract import CreateTier, Manifest
 from schemas.fields import Aggregate, Field, Part
@@ -74,5 +76,7 @@ MANIFEST = Manifest(
     aggregates=(_CAMPUS, _HOUSEHOLD, _INDIVIDUAL),
     create_tier=CreateTier.CLIENT_ID,
     batch_limit=100,
+    # a record is visible from its timestamp on, so only requests that were under way can come late
+    poll_overlap=timedelta(seconds=5),
     webhook_scheme=webhook.STANDARD,
 )
