@@ -11,7 +11,7 @@ import psycopg
 from rich.console import Console
 
 from connectors import config
-from streams import connections
+from streams import connections, logging
 from streams.choices import Choices
 from streams.demo.audit import pushes_of, sync_compare
 from streams.demo.scenes import Scenes
@@ -40,6 +40,7 @@ def run(home: Path | None = None, *, keep: bool = False) -> int:
     Args:
         keep: leave everything running and say what to try next, until Ctrl-C.
     """
+    logging.configure("warning")
     started = time.monotonic()
     home = home or default_home().with_name(default_home().name + "-demo")
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
