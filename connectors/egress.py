@@ -90,7 +90,7 @@ class GuardedTransport(AiohttpTransport):
         self,
         egress: Egress,
         *,
-        verify: ssl.SSLContext | bool,
+        verify: ssl.SSLContext,
         limits: httpx.Limits,
         resolver: AbstractResolver | None,
     ) -> None:

@@ -7,6 +7,7 @@ through `exchange()`; `connectors.egress` says where it may go, `connectors.answ
 from __future__ import annotations
 
 import functools
+import functools
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def client(
     allow_private: bool = False,
     timeout_s: float = TIMEOUT_S,
     max_connections: int = 128,
-    verify: ssl.SSLContext | bool = True,
+    verify: ssl.SSLContext | None = None,
     resolver: AbstractResolver | None = None,
 ) -> httpx.AsyncClient:
     """The HTTP client of one connection; close it with `aclose()`.
@@ -71,13 +72,21 @@ def client(
         allow_http: plain HTTP is allowed to any host.
         allow_private: private, shared and link-local addresses are allowed.
         timeout_s: of connecting (at most 10 s), and of each silence while sending and reading.
+        verify: how servers are verified, by default with the certificates httpx knows.
         resolver: how names become addresses, for tests.
     """
     limits = httpx.Limits(
         max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S
     )
     egress = Egress(allow_http=allow_http, allow_private=allow_private)
-    return _Client(GuardedTransport(egress, verify=verify, limits=limits, resolver=resolver), timeout_s)
+    context = verify or _certificates()
+    return _Client(GuardedTransport(egress, verify=context, limits=limits, resolver=resolver), timeout_s)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Made once: reading all root certificates takes tens of milliseconds, and polls open a client each time."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 async def exchange(
