@@ -159,7 +159,7 @@ def _kafka(site: Site) -> Component:
                 argv=(
                     *Java(site, "", java.classpath, log).argv(),
                     "kafka.tools.StorageTool",
-                    *("format", "--standalone", "--cluster-id", site.cluster_id, "--config", config),
+                    *("format", "--standalone", f"--cluster-id={site.cluster_id}", "--config", config),
                 ),
                 folder=data,
                 done=f"{data}/{SET_UP}",

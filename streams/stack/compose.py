@@ -10,7 +10,6 @@ import base64
 import secrets
 import shlex
 import sys
-import uuid
 from typing import Any, Final
 
 import yaml
@@ -125,7 +124,7 @@ def environment() -> str:
     values = {name: secrets.token_urlsafe(24) for name in SECRETS.values()}
     values["SYNCLINE_GATEWAY_TOKEN"] = secrets.token_urlsafe(32)
     values["SYNCLINE_KEY"] = base64.b64encode(secrets.token_bytes(32)).decode()
-    values["KAFKA_CLUSTER_ID"] = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    values["KAFKA_CLUSTER_ID"] = state.new_cluster_id()
     values["GRAFANA_PASSWORD"] = secrets.token_urlsafe(16)
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
@@ -178,8 +177,8 @@ def _shell(part: Component) -> str:
 
 
 def _join(argv: tuple[str, ...]) -> str:
-    # A variable is replaced by Compose before any shell sees it, and holds no character that needs quoting.
-    return " ".join(part if part.startswith("${") else shlex.quote(part) for part in argv)
+    # Compose replaces variables before any shell sees them, inside quotes too.
+    return shlex.join(argv)
 
 
 def _ours(name: str) -> dict[str, Any]:

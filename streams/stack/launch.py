@@ -43,6 +43,7 @@ class Launch:
         home = state.Home(home_path)
         embedded = state.load_or_create(home)
         processes.end_leftovers(home.run, home.data("postgres"))
+        home.empty_temporary()
         account = state.postgres_account(home)
         state.check_reachable(home.path, account, "its data in")
         state.check_reachable(install.postgres_bin, account, "its programs in")
@@ -92,6 +93,7 @@ def _site(home: state.Home, embedded: state.Embedded, install: installation.Inst
         ports=embedded.ports,
         passwords=embedded.passwords,
         cluster_id=embedded.cluster_id,
+        temporary=str(home.temporary),
         archives=str(install.archives),
         archived=archived,
     )

@@ -24,6 +24,8 @@ class Site:
     ports: Mapping[str, int]
     passwords: Mapping[str, str]
     cluster_id: str
+    temporary: str = ""
+    """Folder for what Java unpacks; empty: the system's, which users of one machine share and fight over."""
     sockets: str = ""
     """Folder of Postgres' local socket; empty: none, everybody proves a password over TCP."""
     archives: str = ""
@@ -97,6 +99,8 @@ class Java:
         if self.site.java_version >= 24:
             # Silences warnings about native libraries that the parts load on purpose (compression, memory mapping).
             flags += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
+        if self.site.temporary:
+            flags += [f"-Djava.io.tmpdir={self.site.temporary}"]
         if self.log4j:
             flags += [f"-Dlog4j2.configurationFile={self.log4j}"]
         return flags

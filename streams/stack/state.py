@@ -75,6 +75,11 @@ class Home:
         """Configuration files, written anew at every start."""
         return self.path / "config"
 
+    @property
+    def temporary(self) -> Path:
+        """What Java unpacks; what a killed one left is removed at the next start."""
+        return self.path / "tmp"
+
     def data(self, component: str) -> Path:
         """Where a component keeps what must survive."""
         return self.path / component
@@ -90,9 +95,14 @@ class Home:
         for folder in (self.run, self.config, self.path / "logs"):
             folder.mkdir(mode=0o700, exist_ok=True)
 
+    def empty_temporary(self) -> None:
+        """Call it while nothing runs."""
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(mode=0o700, exist_ok=True)
+
     def remove(self) -> None:
         """Remove what the stack and Syncline's processes made, by name: the user's own things may lie beside it."""
-        for folder in ("postgres", "kafka", "config", "logs", "run", "tables"):
+        for folder in ("postgres", "kafka", "config", "logs", "run", "tables", "tmp"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         errors = self.path.glob("syncline-error-*.log")
         for file in (self.description, self.key, self.path / CONNECT_SECRETS, self.path / "postgres.pw", *errors):
@@ -121,7 +131,7 @@ class Embedded:
         return cls(
             ports=ports.choose(PORTS, preferred),
             passwords={role: secrets.token_urlsafe(24) for role in roles},
-            cluster_id=base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="),
+            cluster_id=new_cluster_id(),
             gateway_token=secrets.token_urlsafe(32),
         )
 
@@ -141,6 +151,14 @@ class Embedded:
             "gateway_token": self.gateway_token,
             "embedded": asdict(self),
         }
+
+
+def new_cluster_id() -> str:
+    """An id as Kafka makes them; like Kafka's, never one that looks like an option."""
+    while True:
+        made = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not made.startswith("-"):
+            return made
 
 
 def load_or_create(home: Home) -> Embedded:

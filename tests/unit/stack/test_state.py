@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import stat
+import uuid
 
 import pytest
 
@@ -114,3 +115,17 @@ def test_a_record_of_another_process_with_the_same_id_is_not_ours(tmp_path):
     assert processes.Record(mine.pid, mine.started - 100).process() is None
     (tmp_path / "x.pid").write_text("nonsense")
     assert processes.Record.read(tmp_path / "x.pid") is None
+
+
+def test_a_cluster_id_never_looks_like_an_option(monkeypatch):
+    made = iter([uuid.UUID(bytes=b"\xfb" * 16), uuid.UUID(bytes=b"\x01" * 16)])
+    monkeypatch.setattr(state.uuid, "uuid4", lambda: next(made))
+    assert state.new_cluster_id() == "AQEBAQEBAQEBAQEBAQEBAQ"
+
+
+def test_what_a_killed_java_left_is_removed(home):
+    home.create()
+    home.empty_temporary()
+    (home.temporary / "libsnappy.so").write_text("")
+    home.empty_temporary()
+    assert list(home.temporary.iterdir()) == []
