@@ -101,6 +101,9 @@ class Edge:
                 process.process.kill()
                 process.end()
         self.db.close()
+        if mine := [name for name in self.admin.list_topics(timeout=10).topics if name.startswith(self.tag)]:
+            for answer in self.admin.delete_topics(mine).values():
+                answer.result(20)
 
 
 @pytest.fixture(scope="module")
