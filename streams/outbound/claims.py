@@ -117,11 +117,10 @@ class Claims:
         if alive:
             rows = as_rows([_confirm_row(r, r.outcome) for r in alive if isinstance(r.outcome, Delivered)])
             cursor = await conn.execute(_SQL["confirm"], self._key | {"rows": rows, "now": now})
-            stored = {(external_type, entity_id) async for external_type, entity_id in cursor}
             moved = [
-                {"external_type": r.claim.external_type, "entity_id": r.claim.entity_id}
-                for r in alive
-                if (r.claim.external_type, r.claim.entity_id) not in stored
+                {"external_type": external_type, "entity_id": entity_id}
+                async for external_type, entity_id, has_moved in cursor
+                if has_moved
             ]
             if moved:
                 await conn.execute(_SQL["again"], self._key | {"rows": as_rows(moved)})

@@ -110,8 +110,10 @@ where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type =
 returning p.entity_id, p.external_type
 
 -- confirm --
--- Links of creates, and the state of every confirmed write: they now hold what we sent. A state that the applier
--- changed meanwhile keeps its base (its rev moved on); those rows come back missing and are planned again.
+-- Links of creates, and the state of every confirmed write. Where nobody touched the state since the write was built, they
+-- hold what we sent. Where an event of theirs did (rev moved on), the later of the two is what they hold: ours, if their
+-- answer told a later time; theirs, if it told an earlier one; and if it told none, nobody knows, so the base is emptied
+-- and all is sent again. Rows come back with `moved`: those are planned again.
 with r as materialized (
   select * from json_to_recordset(%(rows)s::json) as r(external_type text, entity_type text, entity_id text, sync_key text, external_id text,
     op text, link_rev bigint, sent jsonb, external_version text, external_updated_at timestamptz, sent_at timestamptz)
@@ -127,16 +129,22 @@ link as (
   select l.id, l.external_type, l.entity_id from r join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s
     and l.external_type = r.external_type and l.entity_type = r.entity_type and l.entity_id = r.entity_id and l.deleted_at is null
   where r.op = 'update'),
+sent as materialized (select link.id, r.* from r join link using (external_type, entity_id)),
 state as (
   insert into sync.link_state as s (org_id, link_id, rev, base, external_version, external_updated_at, last_processed_at, pushed_at)
-  select %(org)s, link.id, 1, r.sent, r.external_version, r.external_updated_at, %(now)s, r.sent_at from r join link using (external_type, entity_id)
-  on conflict (org_id, link_id) do update set rev = s.rev + 1, base = excluded.base,
-    external_version = coalesce(excluded.external_version, s.external_version),
+  select %(org)s, id, 1, sent, external_version, external_updated_at, %(now)s, sent_at from sent
+  on conflict (org_id, link_id) do update set
+    rev = s.rev + 1,
+    base = case when s.rev = (select link_rev from sent where id = s.link_id) or excluded.external_updated_at > s.external_updated_at
+                then excluded.base
+                when excluded.external_updated_at is null then '{}' else s.base end,
+    external_version = case when excluded.external_updated_at <= s.external_updated_at then s.external_version
+                            else coalesce(excluded.external_version, s.external_version) end,
     external_updated_at = greatest(excluded.external_updated_at, s.external_updated_at),
     last_processed_at = excluded.last_processed_at, pushed_at = excluded.pushed_at
-  where s.rev = (select r.link_rev from r join link using (external_type, entity_id) where link.id = s.link_id)
-  returning s.link_id)
-select link.external_type, link.entity_id from link join state on state.link_id = link.id
+  returning link_id, old.rev as rev_before)
+select external_type, entity_id, rev_before is not null and rev_before is distinct from link_rev as moved
+from sent join state on state.link_id = sent.id
 
 -- unlink --
 update sync.external_link set deleted_at = %(now)s

@@ -271,22 +271,40 @@ async def test_a_change_during_the_call_is_sent_after_it(out: Outbound) -> None:
     assert [s["payload"]["firstName"] for s in out.theirs.sent] == ["Ann", "Eve"]  # type: ignore[index]
 
 
-async def test_a_base_that_moved_meanwhile_is_kept_and_planned_again(out: Outbound) -> None:
-    person = await out.insert(first_name="Ann")
-    await out.plan(person)
-    await out.round()
-    await out.sql("update canon.person set first_name = 'Eve' where id = %s", person)
-    await out.plan(person)
-    taken = await out.take()
-    await out.sql(
-        'update sync.link_state set rev = rev + 1, base = base || \'{"first_name": "Zoe"}\' where org_id = %s', out.org
-    )
-    await (await out.claims()).commit(out.conn, await out.send(taken), now=out.now)
+@pytest.mark.parametrize(
+    ("answered", "writes"),
+    [
+        pytest.param(NOW + timedelta(seconds=9), 3, id="our write came after theirs, so theirs has to be sent again"),
+        pytest.param(NOW + timedelta(seconds=1), 2, id="our write came before theirs, so they hold theirs"),
+        pytest.param(None, 3, id="nobody knows which came first, so all is sent again"),
+    ],
+)
+@pytest.mark.covers("F061")
+async def test_an_edit_there_during_our_write_ends_in_one_state(
+    database: Settings, answered: datetime | None, writes: int
+) -> None:
+    async with outbound_of(database, f"org_moved_{writes}_{answered is None}".lower()) as out:
+        person = await out.insert(first_name="Ann")
+        await out.plan(person)
+        await out.round()
+        await out.sql("update canon.person set first_name = 'Eve' where id = %s", person)
+        await out.plan(person)
+        taken = await out.take()
+        # the applier takes their later edit while our write is on its way
+        await out.sql("update canon.person set first_name = 'Zoe' where id = %s", person)
+        await out.sql(
+            "update sync.link_state set rev = rev + 1, base = base || '{\"first_name\": \"Zoe\"}',"
+            " external_updated_at = %s where org_id = %s", NOW + timedelta(seconds=5), out.org,
+        )  # fmt: skip
+        out.theirs.answer = lambda s: Delivered(str(s["id"]), 200, external_updated_at=answered)
+        await (await out.claims()).commit(out.conn, await out.send(taken), now=out.now)
 
-    assert await out.state(person) == ("PENDING", 3, 2, True)
-    await out.round()
-    assert await out.state(person) == ("DONE", 3, 3, True)
-    assert await out.sql("select base->>'first_name' from sync.link_state where org_id = %s", out.org) == "Eve"
+        assert await out.state(person) == ("PENDING", 3, 2, True)
+        out.theirs.answer = lambda s: Delivered(str(s["id"]), 200)
+        await out.round()
+        assert await out.state(person) == ("DONE", 3, 3, True)
+        assert len(out.theirs.sent) == writes
+        assert await out.sql("select base->>'first_name' from sync.link_state where org_id = %s", out.org) == "Zoe"
 
 
 @pytest.mark.parametrize(("policy", "calls"), [("ignore", 1), ("delete", 2)])
