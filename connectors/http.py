@@ -7,7 +7,6 @@ through `exchange()`; `connectors.egress` says where it may go, `connectors.answ
 from __future__ import annotations
 
 import functools
-import functools
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
