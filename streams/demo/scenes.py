@@ -144,9 +144,12 @@ class Scenes:
         self.changes += 1
 
     def kill(self) -> None:
-        """The worker is killed with writes in flight."""
+        """The worker is killed with writes in flight; some of them had been applied there, some not."""
         self._title(f"{MANY:,} changes; the worker is killed (SIGKILL) with at least {AT_ONCE} writes in flight")
-        self.world.theirs.faults({"kind": "slow", "rate": 1, "method": "POST", "delay_ms": 300})
+        self.world.theirs.faults(
+            {"kind": "5xx-after", "rate": 0.3, "method": "POST"},
+            {"kind": "slow", "rate": 1, "method": "POST", "delay_ms": 300},
+        )
         edited = list(self.edited_there)
         count = self.world.sql.execute(
             "update canon.person set membership_status = 'killed-' || right(id, 4) where id <> all(%s)", (edited,)
@@ -161,16 +164,15 @@ class Scenes:
         duplicates = self.world.theirs.counts().get("duplicate_guids", 0)
         self.world.quiet(0.5)
         repeats = self.world.theirs.counts().get("duplicate_guids", 0) - duplicates
-        self._say(
-            f"all {count:,} changes are there {time.time() - killed:.1f} s after the kill; {repeats} writes were sent "
-            "again, with the same bytes and the same key, and changed nothing"
-        )
+        self._say(f"all {count:,} changes are there {time.time() - killed:.1f} s after the kill")
+        self._say(f"what was in flight was sent again with the same bytes and key; {repeats} repeats changed nothing")
 
     def both_at_once(self) -> None:
         """Both sides edit the same field."""
         self._title("Both sides edit the same field at once")
         person = self._person(3)
-        self.world.theirs.faults({"kind": "slow", "rate": 1, "method": "POST", "delay_ms": 400})
+        # their server is slow to take our write, so that their own edit surely comes first
+        self.world.theirs.faults({"kind": "slow", "rate": 1, "method": "POST", "delay_ms": 1000})
         self.world.sql.execute("update canon.person set last_name = 'Ours' where id = %s", (person,))
         time.sleep(0.1)
         self.world.theirs.edit(PERSON, person, lastName="Theirs")

@@ -146,8 +146,9 @@ class World:
         )
 
     def quiet(self, silence_s: float, timeout_s: float = 120) -> None:
-        """Wait until nothing is open and the other side saw no write for `silence_s`."""
+        """Wait until nothing is open, all webhooks are taken, and the other side saw no write for `silence_s`."""
         self.until("all intents to be done", lambda: self.open_intents() == 0, timeout_s)
+        self.until("all webhooks to be taken", lambda: not self.theirs.counts()["webhooks"]["waiting"], timeout_s)
         calls, since, deadline = self._write_count(), time.monotonic(), time.monotonic() + timeout_s
         while time.monotonic() - since < silence_s:
             time.sleep(0.1)
