@@ -97,7 +97,10 @@ class Applier:
         known = await _connections(conn, {each.event.org_id for each in incoming})
         grouped: dict[tuple[str, str, str], list[Incoming]] = defaultdict(list)
         for each in incoming:
-            grouped[each.event.org_id, each.event.connection, each.event.external_type].append(each)
+            if each.event.external_type:
+                grouped[each.event.org_id, each.event.connection, each.event.external_type].append(each)
+            else:
+                _bury(applied, each, Problem("webhook_unreadable", "the adapter cannot read the webhook's body"))
         units = []
         for (org_id, name, external_type), events in grouped.items():
             try:

@@ -1,7 +1,7 @@
 """When to poll: one job per (connection, external type) in the job queue, each arranging its own next run.
 
 `tend` runs every few seconds in every worker of the role `jobs`, and repeats harmlessly: it queues the polls that are
-missing (a new connection, one that was resumed, a job that was lost), gives back the jobs of workers that died, moves
+missing (a new connection, one that was resumed, a job that was lost), takes over from workers that died, moves
 `applied_through`, and fills in references that came too early.
 """
 
@@ -126,7 +126,7 @@ class Schedule:
 
     async def tend(self) -> None:
         """Put right whatever is not as it should be; see the module."""
-        await self._revive()
+        await self._clear()
         queued: dict[str | None, jobs.Job] = {}
         for status in ("doing", "todo"):
             listed = await self._jobs.job_manager.list_jobs_async(queue=QUEUE, status=status)
@@ -139,12 +139,14 @@ class Schedule:
         async with self._applier.connection() as conn:
             await late_references.resolve(conn, self._now())
 
-    async def _revive(self) -> None:
-        stalled = await self._jobs.job_manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=DEAD_AFTER_S)
-        for job in stalled:
-            _log.warning("poll_revived", job=job.id, task=job.task_name)
-            with suppress(exceptions.UniqueViolation, exceptions.AlreadyEnqueued):
-                await self._jobs.job_manager.retry_job(job, retry_at=self._now())
+    async def _clear(self) -> None:
+        """Take away the jobs of workers that died. They hold the lock of their poll, which is then queued afresh."""
+        manager = self._jobs.job_manager
+        for job in await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=DEAD_AFTER_S):
+            _log.warning("poll_taken_over", job=job.id, lock=job.lock)
+            if job.id is not None:
+                with suppress(exceptions.ConnectorException):  # another worker was quicker
+                    await manager.finish_job_by_id_async(job.id, status=jobs.Status.FAILED, delete_job=True)
 
     async def _connections(self) -> list[Connection]:
         async with self._app.connection() as conn:

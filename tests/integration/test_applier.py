@@ -477,6 +477,24 @@ async def test_one_bad_event_does_not_stop_the_others(inbound):
     assert len(again) == len(letters) + 1, "only the event that the ledger cannot hold comes again"
 
 
+async def test_an_authentic_webhook_that_nobody_can_read_is_kept(inbound):
+    sender = publish.Sender(inbound.org, "parish", "mock-sync-server")
+    await inbound.apply(
+        publish.unreadable(b"{", sender, received_at=at(1), delivery_id="d1", content_type="application/json")
+    )
+    assert [letter["code"] for letter in await inbound.letters()] == ["webhook_unreadable"]
+
+
+@pytest.mark.covers("F131")
+@pytest.mark.parametrize(
+    ("mode", "entry"), [("both", ("ignored", "left_to_poll")), ("realtime", ("parked", "incomplete_event"))]
+)
+async def test_a_hint_is_left_to_the_poll_where_there_is_one(inbound, mode, entry):
+    await inbound.admin.execute("update sync.connection set mode = %s where org_id = %s", (mode, inbound.org))
+    await inbound.apply(replace(inbound.event("x1", {}, 1), op="hint", complete=False))
+    assert await inbound.ledger() == [entry]
+
+
 @pytest.mark.covers("C4")
 async def test_an_unknown_type_is_kept_once(inbound):
     event = inbound.event("u1", {"a": 1}, 1, kind="unicorn")

@@ -1,0 +1,454 @@
+"""Polls against an emulated system, through the real Kafka, applied on a real Postgres of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import orjson
+import psycopg
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from psycopg.rows import dict_row
+
+from connectors import emulators, registry
+from streams import clock, resources, topics
+from streams.chunks import Chunk
+from streams.inbound import late_references, polls, publish, schedule
+from streams.inbound.agents import ApplyAgent
+from streams.inbound.applier import Applier
+from streams.inbound.polls import Poller
+from streams.inbound.schedule import Schedule
+from streams.store import connections
+from streams.vault import key_path
+
+pytestmark = pytest.mark.integration
+_number = itertools.count(time.time_ns())
+
+
+def manifest(system: str):
+    return registry.find(system).manifest
+
+
+@pytest.fixture(scope="module")
+def settings(stack, database):
+    """A database of this module's own, the stack's Kafka and registry."""
+    theirs = stack.info()
+    topics.ensure(theirs.kafka_bootstrap, partitions=theirs.kafka_partitions)
+    found = database.model_copy(
+        update={name: getattr(theirs, name) for name in ("kafka_bootstrap", "kafka_partitions", "registry_url")}
+    )
+    key_path(found).write_text("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    return found
+
+
+class Tail:
+    """The topic from where it ended when the module began, handed to the agent chunk by chunk, as the runner does."""
+
+    def __init__(self, settings) -> None:
+        how = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test", "enable.auto.commit": False}
+        # Two: a question behind a waiting fetch waits with it.
+        self.consumer, self.asking = Consumer(how), Consumer(how)
+        self.positions = {}
+        for partition in range(settings.kafka_partitions):
+            self.positions[partition] = self._end(partition)
+        self.consumer.assign([TopicPartition(topics.INBOUND, p, n) for p, n in self.positions.items()])
+
+    def _end(self, partition: int) -> int:
+        return self.asking.get_watermark_offsets(TopicPartition(topics.INBOUND, partition), timeout=10)[1]
+
+    async def drain(self, agent: ApplyAgent, *, only: int | None = None) -> None:
+        """Apply everything that is in the topic now, or in one of its partitions."""
+        ends = {partition: self._end(partition) for partition in self.positions}
+        records = {partition: [] for partition in ends}
+        while any(self.positions[p] + len(records[p]) < end for p, end in ends.items()):
+            message = await asyncio.to_thread(self.consumer.poll, 1.0)
+            assert message is not None
+            assert message.error() is None
+            records[message.partition()].append(Record(message))
+        for partition, found in records.items():
+            if found and only not in (None, partition):
+                self.consumer.seek(TopicPartition(topics.INBOUND, partition, self.positions[partition]))
+            elif found:
+                first, end = self.positions[partition], found[-1].offset + 1
+                await agent([Chunk(topics.INBOUND, partition, first, end, found)])
+                self.positions[partition] = end
+
+
+class Record:
+    def __init__(self, message) -> None:
+        self.offset, self.key, self.value = message.offset(), message.key(), message.value()
+        self.timestamp, self.headers = message.timestamp()[1], ()
+
+
+@pytest.fixture(scope="module")
+def tail(settings):
+    found = Tail(settings)
+    yield found
+    found.consumer.close()
+    found.asking.close()
+
+
+class Parish:
+    """One organisation connected to an emulated system."""
+
+    def __init__(self, org, emulated, opened, publisher, agent, tail, admin) -> None:
+        self.org, self.url, self.opened, self.publisher = org, emulated.url, opened, publisher
+        self.agent, self.tail, self.admin = agent, tail, admin
+        self.poller = Poller(opened.app, publisher, manifest, opened.client, now=clock.now)
+
+    async def theirs(self, method, path, body=None):
+        async with httpx.AsyncClient(base_url=f"{self.url}/_emulator") as client:
+            answer = await client.request(method, path, json=body)
+            assert answer.status_code < 300, answer.text
+            return answer.json() if answer.content else None
+
+    async def put(self, record_id="x1", kind="individual", **fields):
+        return await self.theirs("PUT", f"/records/{kind}/{record_id}", fields)
+
+    async def connection(self):
+        async with self.opened.app.connection() as conn:
+            return await connections.load_connection(conn, self.org, "parish")
+
+    async def poll(self, kind="individual", poller=None):
+        return await (poller or self.poller).poll(await self.connection(), kind)
+
+    async def apply(self, **how):
+        await self.tail.drain(self.agent, **how)
+        async with self.opened.app.connection() as conn:
+            await polls.settle(conn, self.org, "parish")
+
+    async def rows(self, statement, *values):
+        async with self.admin.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(statement, values)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def checkpoint(self, kind="individual"):
+        (row,) = await self.rows(
+            "select * from sync.checkpoint where org_id = %s and external_type = %s", self.org, kind
+        )
+        return row
+
+    async def names(self):
+        found = await self.rows("select first_name from canon.person where org_id = %s order by 1", self.org)
+        return [row["first_name"] for row in found]
+
+
+@pytest.fixture
+async def parish(settings, tail):
+    org = f"org{next(_number)}"
+    gates = orjson.dumps(dict.fromkeys(("campus", "household", "person"), "live")).decode()
+    async with (
+        emulators.serve("mock-sync-server") as emulated,
+        resources.opened(settings) as opened,
+        publish.opened(settings.kafka_bootstrap, opened.schemas) as publisher,
+        await psycopg.AsyncConnection.connect(settings.dsn("admin"), autocommit=True) as admin,
+    ):
+        await admin.execute(
+            "insert into sync.connection (org_id, name, system, url, gates, poll_interval_s)"
+            " values (%s, 'parish', 'mock-sync-server', %s, %s, 0.3)",
+            (org, f"{emulated.url}/mock-sync", gates),
+        )
+        applier = Applier(opened.model, manifest, clock.now)
+        agent = ApplyAgent(opened.applier, opened.codec, applier, now=clock.now, wake=lambda: None)
+        yield Parish(org, emulated, opened, publisher, agent, tail, admin)
+        await admin.execute("update sync.connection set state = 'disconnected' where org_id = %s", (org,))
+
+
+@pytest.mark.covers("F124", "F125", "F126", "F133")
+async def test_the_first_poll_reads_all_and_later_ones_what_changed(parish):
+    for n in range(3):
+        await parish.put(f"x{n}", firstName=f"P{n}")
+    polled = await parish.poll()
+    assert (polled.read, polled.published, polled.error) == (3, 3, "")
+    before = await parish.checkpoint()
+    assert before["fetched_through"] is not None
+    await parish.apply()
+    assert await parish.names() == ["P0", "P1", "P2"]
+    after = await parish.checkpoint()
+    assert after["applied_through"] == after["fetched_through"] == before["fetched_through"]
+    again = await parish.poll()
+    assert (again.read, again.published) == (3, 0), "the overlap is read, and nothing of it is sent twice"
+    await parish.put("x1", firstName="changed")
+    assert (await parish.poll()).published == 1
+    await parish.apply()
+    assert await parish.names() == ["P0", "P2", "changed"]
+    assert (await parish.checkpoint())["fetched_through"] > before["fetched_through"]
+
+
+@pytest.mark.covers("F053", "C13")
+async def test_applied_through_follows_the_applier_and_never_overtakes_it(parish):
+    for n in range(30):
+        await parish.put(f"x{n}", firstName=f"P{n}")
+    polled = await parish.poll()
+    reached = sorted(polled.positions)
+    assert len(reached) > 1
+    await parish.apply(only=reached[0])
+    assert (await parish.checkpoint())["applied_through"] is None
+    first = (await parish.checkpoint())["fetched_through"]
+    await parish.put("x0", firstName="later")
+    await parish.poll()
+    await parish.apply()
+    checkpoint = await parish.checkpoint()
+    assert checkpoint["applied_through"] == checkpoint["fetched_through"] > first
+    assert await parish.rows("select * from sync.poll_mark where org_id = %s", parish.org) == []
+
+
+@pytest.mark.covers("C13", "C11")
+async def test_applied_through_stops_before_an_event_that_waits_for_a_person(parish):
+    await parish.put("good", firstName="Good")
+    good = (await parish.theirs("GET", "/state"))["records"]["individual"]["good"]["timestamp"]
+    await parish.put("bad", birthDate="yesterday")
+    await parish.put("later", firstName="Later")
+    await parish.poll()
+    await parish.apply()
+    assert await parish.names() == ["Good", "Later"]
+    checkpoint = await parish.checkpoint()
+    assert datetime.fromisoformat(good) <= checkpoint["applied_through"] < checkpoint["fetched_through"]
+    assert (await parish.poll()).published == 0, "it is kept, not asked for again and again"
+    await parish.rows("update sync.dead_letter set state = 'dropped' where org_id = %s", parish.org)
+    await parish.apply()
+    checkpoint = await parish.checkpoint()
+    assert checkpoint["applied_through"] == checkpoint["fetched_through"]
+
+
+@pytest.mark.covers("F133", "F068")
+async def test_a_failed_poll_leaves_the_checkpoint_and_recovers_by_itself(parish):
+    await parish.put(firstName="Ann")
+    await parish.theirs("POST", "/faults", [{"kind": "5xx-before", "next": 2}])
+    for count in (1, 2):
+        failed = await parish.poll()
+        assert failed.error
+        assert failed.failures == count
+    checkpoint = await parish.checkpoint()
+    assert (checkpoint["fetched_through"], checkpoint["failures"]) == (None, 2)
+    assert checkpoint["last_error"] == failed.error
+    assert (await parish.poll()).error == ""
+    checkpoint = await parish.checkpoint()
+    assert (checkpoint["failures"], checkpoint["last_error"]) == (0, None)
+
+
+async def test_when_kafka_is_down_the_checkpoint_stays(parish):
+    await parish.put(firstName="Ann")
+    async with publish.opened("127.0.0.1:9", parish.opened.schemas, timeout_s=0.5) as nowhere:
+        poller = Poller(parish.opened.app, nowhere, manifest, parish.opened.client, now=clock.now)
+        assert (await parish.poll(poller=poller)).error == "kafka_unavailable"
+    assert (await parish.checkpoint())["fetched_through"] is None
+    await parish.poll()
+    await parish.apply()
+    assert await parish.names() == ["Ann"]
+
+
+@pytest.mark.covers("C3")
+async def test_records_of_one_instant_all_arrive(parish):
+    await parish.theirs("POST", "/clock", {"now": datetime.now(UTC).isoformat()})
+    for n in range(20):
+        await parish.put(f"x{n}", firstName=f"P{n:02}")
+    await parish.poll()
+    await parish.put("x20", firstName="P20")
+    await parish.poll()
+    await parish.apply()
+    assert await parish.names() == [f"P{n:02}" for n in range(21)]
+
+
+async def test_a_time_in_the_future_does_not_hide_what_happens_until_then(parish):
+    await parish.theirs("POST", "/clock", {"skew_s": 7200})
+    await parish.put("x1", firstName="Future")
+    await parish.poll()
+    assert (await parish.checkpoint())["fetched_through"] <= datetime.now(UTC)
+    await parish.theirs("POST", "/clock", {"skew_s": 0})
+    await parish.put("x2", firstName="Now")
+    await parish.poll()
+    await parish.apply()
+    assert await parish.names() == ["Future", "Now"]
+    (future,) = await parish.rows(
+        "select modified_at from canon.person where org_id = %s and first_name = 'Future'", parish.org
+    )
+    assert future["modified_at"] <= datetime.now(UTC) + timedelta(minutes=6), "a fast clock does not win for ever"
+
+
+async def test_a_lost_webhook_is_made_good_and_counted(parish):
+    await parish.put("x1", firstName="Ann")
+    await parish.poll()
+    await parish.apply()
+    await parish.rows(
+        "insert into sync.webhook_endpoint (token_hash, org_id, connection) values (%s, %s, 'parish')",
+        parish.org.encode(), parish.org,
+    )  # fmt: skip
+    await asyncio.sleep(0.01)
+    await parish.put("x1", firstName="Anna")
+    await parish.poll()
+    await parish.apply()
+    assert await parish.names() == ["Anna"]
+    assert (await parish.checkpoint())["recovered"] == 1
+
+
+async def test_what_is_no_record_is_kept_once_and_stops_nothing(parish):
+    await parish.put("c1", kind="campus", name="North")
+    await parish.put("c2", kind="campus", name="South")
+    for _ in range(2):
+        await parish.theirs("POST", "/faults", [{"kind": "no-id", "next": 1}])
+        await parish.poll("campus")
+    await parish.apply()
+    letters = await parish.rows("select * from sync.dead_letter where org_id = %s", parish.org)
+    assert [(letter["source"], letter["code"]) for letter in letters] == [("poll", "item_without_id")]
+    assert len(await parish.rows("select 1 from canon.campus where org_id = %s", parish.org)) == 1
+
+
+async def test_a_record_nobody_can_decode_is_kept_and_passed(parish):
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": parish.opened.settings.kafka_bootstrap})
+    for value in (b"poison", None, b"\x00\x00\x00\x00\x7fxx"):
+        producer.produce(topics.INBOUND, value, f"parish/individual/{parish.org}".encode())
+    producer.flush(10)
+    await parish.put("x1", firstName="Ann")
+    await parish.poll()
+    await parish.apply()
+    assert await parish.names() == ["Ann"]
+    letters = await parish.rows(
+        "select code, value from sync.dead_letter where record_key = %s order by id", f"parish/individual/{parish.org}"
+    )
+    assert [(letter["code"], letter["value"]) for letter in letters] == [
+        ("not_avro", b"poison"),
+        ("not_avro", b""),
+        ("schema_unknown", b"\x00\x00\x00\x00\x7fxx"),
+    ]
+
+
+async def test_a_reference_that_came_too_early_is_filled_in_later(parish):
+    await parish.put("x1", firstName="Ann", householdId="h1")
+    await parish.put("h1", kind="household", name="The Lees")
+    await parish.poll("individual")
+    await parish.apply()
+    assert await parish.names() == ["Ann"]
+    await parish.poll("household")
+    await parish.apply()
+    async with parish.opened.applier.connection() as conn:
+        assert await late_references.resolve(conn, clock.now()) == 1
+        assert await late_references.resolve(conn, clock.now()) == 0
+    (row,) = await parish.rows(
+        """select p.household_id = h.id as filled, p.origin, s.base ->> 'household_id' = h.id as held, l.link_metadata
+           from canon.person p join canon.household h using (org_id)
+           join sync.external_link l on l.org_id = p.org_id and l.entity_id = p.id
+           join sync.link_state s on (s.org_id, s.link_id) = (l.org_id, l.id) where p.org_id = %s""", parish.org
+    )  # fmt: skip
+    assert row == {"filled": True, "origin": "parish", "held": True, "link_metadata": {}}
+    assert await parish.rows("select * from sync.push_intent where org_id = %s", parish.org) == []
+
+
+# the schedule -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "failures", "least", "most"),
+    [(900, 0, 810, 990), (900, 1, 1620, 1980), (900, 40, 3240, 3960), (2, 3, 14.4, 17.6), (7200, 9, 6480, 7920)],
+)
+@pytest.mark.covers("F068")
+def test_the_interval_grows_with_failures(interval, failures, least, most):
+    assert schedule.delay_s(interval, failures, 0.0) == pytest.approx(least)
+    assert schedule.delay_s(interval, failures, 1.0) == pytest.approx(most)
+
+
+@pytest.fixture
+async def working(parish, settings, monkeypatch):
+    monkeypatch.setattr(schedule, "TEND_EVERY_S", 0.3)
+    monkeypatch.setattr(schedule, "DEAD_AFTER_S", 2.0)
+    monkeypatch.setattr(schedule, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(schedule, "FETCH_EVERY_S", 0.1)
+    service = Schedule(
+        settings.dsn("app"), parish.opened.app, parish.opened.applier, parish.poller, manifest,
+        now=clock.now, spread=lambda: 0.5,
+    )  # fmt: skip
+    running = asyncio.create_task(service.run())
+    yield service
+    await service.stop()
+    await asyncio.wait_for(running, 20)
+
+
+async def until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if await condition():
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+@pytest.mark.covers("F124")
+async def test_every_type_of_a_connection_is_polled_again_and_again(parish, working):
+    async def applied(name):
+        await parish.apply()
+        return name in await parish.names()
+
+    await parish.put(firstName="Ann")
+    assert await until(lambda: applied("Ann"))
+    await parish.put(firstName="Anna")
+    assert await until(lambda: applied("Anna"))
+    rows = await parish.rows("select external_type from sync.checkpoint where org_id = %s order by 1", parish.org)
+    assert [row["external_type"] for row in rows] == ["campus", "household", "individual"]
+    await parish.rows("update sync.connection set state = 'paused' where org_id = %s", parish.org)
+    await asyncio.sleep(1)
+    calls = (await parish.theirs("GET", "/counts"))["calls"]
+    await asyncio.sleep(1)
+    assert (await parish.theirs("GET", "/counts"))["calls"] == calls
+    await parish.rows("update sync.connection set state = 'active' where org_id = %s", parish.org)
+    await parish.put(firstName="Annie")
+    assert await until(lambda: applied("Annie"))
+
+
+@pytest.mark.parametrize("successor", [False, True])
+async def test_the_poll_of_a_worker_that_died_is_taken_over(parish, working, successor):
+    """With or without the next one queued already, which waits for the same lock."""
+    lock = f"poll/{parish.org}/parish/individual"
+    args = orjson.dumps({"org_id": parish.org, "connection": "parish", "external_type": "individual"}).decode()
+    jobs = "select 1 from jobs.procrastinate_jobs where lock = %s and status in ('todo', 'doing')"
+
+    async def idle():
+        return not await parish.rows(jobs, lock)
+
+    assert await until(lambda: _has_checkpoint(parish))
+    await parish.rows("update sync.connection set state = 'paused' where org_id = %s", parish.org)
+    assert await until(idle)
+    await parish.rows("delete from sync.checkpoint where org_id = %s", parish.org)
+    async with parish.admin.transaction():
+        await parish.admin.execute("set local search_path = jobs")
+        await parish.admin.execute(
+            """with dead as (
+                 insert into procrastinate_workers (last_heartbeat) values (now() - interval '1 hour') returning id)
+               insert into procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args, status, worker_id)
+               select 'polls', 'poll', %s, %s, %s, 'doing', id from dead""",
+            (lock, lock, args),
+        )
+        if successor:
+            await parish.admin.execute(
+                """insert into procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args)
+                   values ('polls', 'poll', %s, %s, %s)""",
+                (lock, lock, args),
+            )
+        await parish.admin.execute("update sync.connection set state = 'active' where org_id = %s", (parish.org,))
+    assert await until(lambda: _has_checkpoint(parish), 30)
+
+
+async def _has_checkpoint(parish) -> bool:
+    return bool(
+        await parish.rows(
+            "select 1 from sync.checkpoint where org_id = %s and external_type = 'individual'", parish.org
+        )
+    )
+
+
+async def test_a_shorter_interval_takes_effect_before_the_long_one_is_over(parish, working):
+    await parish.rows("update sync.connection set poll_interval_s = 900 where org_id = %s", parish.org)
+    assert await until(lambda: _has_checkpoint(parish))
+    await asyncio.sleep(1)
+    before = (await parish.checkpoint())["polled_at"]
+    await parish.rows("update sync.connection set poll_interval_s = 0.3 where org_id = %s", parish.org)
+
+    async def polled_since():
+        return (await parish.checkpoint())["polled_at"] > before
+
+    assert await until(polled_since)
