@@ -26,6 +26,7 @@ class Entity:
 
     Args:
         document: every mapped field, as it is here.
+        seen: the same as their system can represent it.
         living: part keys that have a living row.
         write: fields and parts that changed.
         made: it has no row yet.
@@ -34,6 +35,7 @@ class Entity:
 
     id: str
     document: Document
+    seen: Document
     modified_at: datetime
     version: int = 0
     parts_at: dict[str, datetime] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class _Fold:
         received = self._loaded.received.get(entity_id)
         track = Track(record, received_at=received, unresolved=dict(record.unresolved))
         if rows is not None:
-            track.entity = _entity(self._unit, entity_id, rows, self._loaded.removed.get(entity_id, {}))
+            track.entity = _entity(self._unit, self._loaded, entity_id, rows)
         return track
 
     def _one(self, track: Track, each: Incoming) -> tuple[str, str]:
@@ -132,15 +134,14 @@ class _Fold:
         event, theirs = each.event, self._theirs(track, each)
         decision = conflicts.decide(None, theirs, Agreed(), self._unit.terms)
         entity_id = typeids.derived(self._unit.root.prefix, event.received_at, event.event_id)
-        track.entity = Entity(entity_id, {}, each.written_at, made=True)
+        track.entity = Entity(entity_id, {}, {}, each.written_at, made=True)
         self._advance(track, each, decision)
         return "applied", "created"
 
     def _ours(self, entity: Entity) -> Ours:
-        seen = view(self._unit, self._loaded, entity.document)
-        hidden = {k: v for k, v in entity.document.items() if k not in seen and "/" not in k and v is not None}
+        hidden = {k: v for k, v in entity.document.items() if k not in entity.seen and "/" not in k and v is not None}
         return Ours(
-            seen,
+            entity.seen,
             entity.modified_at,
             entity.version,
             entity.parts_at,
@@ -234,8 +235,9 @@ def entry(event: InboundEvent, decision: str, reason: str, entity_id: str | None
     }
 
 
-def _entity(unit: Unit, entity_id: str, rows: Rows, removed: dict[str, datetime]) -> Entity:
+def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
     document = rows.document(unit.aggregate)
+    removed = loaded.removed.get(entity_id, {})
     parts_at = {
         f"{kind}/{row['id']}": datetime.fromisoformat(row["modified_at"])
         for kind, parts in rows.parts.items()
@@ -244,6 +246,7 @@ def _entity(unit: Unit, entity_id: str, rows: Rows, removed: dict[str, datetime]
     return Entity(
         entity_id,
         document,
+        view(unit, loaded, document),
         datetime.fromisoformat(rows.root["modified_at"]),
         rows.root["version"],
         removed | parts_at,
@@ -260,6 +263,7 @@ def _write(entity: Entity, decision: Decision, each: Incoming) -> None:
         else:
             entity.modified_at = max(entity.modified_at, each.written_at)
     entity.document = merged(entity.document, decision.write)
+    entity.seen = merged(entity.seen, decision.write)  # what is theirs, they can represent
     entity.write |= decision.write
     if decision.delete or decision.revive:
         entity.deleted = entity.deleted_there = entity.marked = decision.delete
@@ -268,8 +272,6 @@ def _write(entity: Entity, decision: Decision, each: Incoming) -> None:
         entity.last = each.event
 
 
-def open_differences(unit: Unit, loaded: Loaded, track: Track) -> frozenset[str]:
+def open_differences(track: Track) -> frozenset[str]:
     """Outward-mapped fields in which they hold something else than we do, after all events."""
-    if track.entity is None:
-        return frozenset()
-    return echoes.unheld(view(unit, loaded, track.entity.document), track.record.state.base or {})
+    return echoes.unheld(track.entity.seen, track.record.state.base or {}) if track.entity else frozenset()

@@ -13,7 +13,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from schemas.fields import Json
-from streams.inbound.folding import Entity, Folded, Track, open_differences
+from streams.inbound.folding import Entity, Folded, Track, open_differences, view
 from streams.inbound.incoming import Unit
 from streams.inbound.reading import Loaded
 from streams.rules import echoes
@@ -30,14 +30,14 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     """Write it all; how many corrections were planned."""
     rows = [row for track in folded.tracks for row in _rows(unit, loaded, track)]
     written = await canon_writes.write(conn, unit.org_id, rows)
-    _read_back(folded, written)
+    _read_back(unit, loaded, folded, written)
     moved = [track for track in folded.tracks if track.state_moved]
     await _save_links(conn, unit, folded, now)
     await _run(conn, unit, "save_states", [_state(track) for track in moved], now)
     await _run(conn, unit, "save_losers", folded.losers, now)
     await _save_questions(conn, unit, loaded, moved, now)
     await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
-    corrections = [{"entity_id": t.record.entity_id} for t in moved if _needs_correction(unit, loaded, t, written)]
+    corrections = [{"entity_id": t.record.entity_id} for t in moved if _needs_correction(loaded, t, written)]
     await _run(conn, unit, "correct", corrections, now)
     if corrections:
         await conn.execute(_SQL["wake"])
@@ -70,7 +70,7 @@ def _rows(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
 
 def _origin(unit: Unit, loaded: Loaded, track: Track, entity: Entity) -> str:
     # Of what they deleted they hold nothing, so there is nothing to compare.
-    missing = frozenset() if entity.marked else open_differences(unit, loaded, track)
+    missing = frozenset() if entity.marked else open_differences(track)
     return echoes.origin(unit.connection.name, missing, intent_open=entity.id in loaded.intents)
 
 
@@ -81,7 +81,7 @@ def _mark(unit: Unit, entity: Entity) -> Row:
     return {"deleted_at": entity.modified_at.isoformat(), "status": status}
 
 
-def _read_back(folded: Folded, written: Written) -> None:
+def _read_back(unit: Unit, loaded: Loaded, folded: Folded, written: Written) -> None:
     """Take over what the database made of the values: a trigger or a type may have changed them."""
     if not written.differing:
         return
@@ -99,13 +99,14 @@ def _read_back(folded: Folded, written: Written) -> None:
             held = tables[key.partition("/")[2]][1]
             part = entity.document[key]
             entity.document[key] = part | {name: value for name, value in held.items() if name in part}
+        entity.seen = view(unit, loaded, entity.document)
 
 
-def _needs_correction(unit: Unit, loaded: Loaded, track: Track, written: Written) -> bool:
+def _needs_correction(loaded: Loaded, track: Track, written: Written) -> bool:
     asked = track.questions.keys() | loaded.questions.get(track.record.entity_id or "", set())
     if track.correct:
         return True
-    return bool(written.differing) and bool(open_differences(unit, loaded, track) - asked)
+    return bool(written.differing) and bool(open_differences(track) - asked)
 
 
 async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> None:
@@ -137,7 +138,7 @@ async def _save_questions(conn: Conn, unit: Unit, loaded: Loaded, moved: Iterabl
         entity_id = track.record.entity_id or ""
         if not (track.questions or loaded.questions.get(entity_id)):
             continue
-        differing = open_differences(unit, loaded, track) | {"deleted_at"}
+        differing = open_differences(track) | {"deleted_at"}
         asked += [question for name, question in track.questions.items() if name in differing]
         open_before = loaded.questions.get(entity_id, set())
         settled += [{"entity_id": entity_id, "field": name} for name in sorted(open_before - differing)]

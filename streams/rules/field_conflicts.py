@@ -219,4 +219,7 @@ class Fields:
 def _same(key: str, one: Document, other: Document) -> bool:
     """Whether two documents agree on a key; a part that is missing and one that is None are the same."""
     missing = None if "/" in key else _MISSING
-    return not differences({key: one.get(key, missing)}, {key: other.get(key, missing)})
+    left, right = one.get(key, missing), other.get(key, missing)
+    if type(left) is type(right) and left == right:
+        return True
+    return not differences({key: left}, {key: right})

@@ -19,7 +19,7 @@ def with_whole_parts(aggregate: Aggregate, payload: Mapping[str, Json]) -> dict[
     whole = dict(payload)
     for part in aggregate.parts:
         top = part.external.partition(".")[0]
-        if top in whole:
+        if whole.get(top):
             whole[top] = copy.deepcopy(whole[top])
             items = _at(whole, part.external)
             for item in items if isinstance(items, list) else ():

@@ -39,24 +39,20 @@ def in_rows(
 def unresolved(aggregate: Aggregate, payload: Mapping[str, Json], our_id: OurId) -> dict[str, Reference]:
     """The root's references to records that we do not know (yet): canonical field -> what it refers to."""
     missing: dict[str, Reference] = {}
-    for field in aggregate.fields:
-        if field.references:
-            single = Aggregate(aggregate.external_type, aggregate.root, (field,))
-            unknown = [each for each in in_payload(single, payload) if our_id(*each) is None]
-            missing.update((field.canonical, each) for each in unknown)
+    for name, single in _single_references(aggregate):
+        unknown = [each for each in in_payload(single, payload) if our_id(*each) is None]
+        missing.update((name, each) for each in unknown)
     return missing
 
 
 def part_ids(aggregate: Aggregate, payload: Mapping[str, Json]) -> set[str]:
     """Keys (`email/email_01h…`) of the parts that a payload names by our ids."""
-    bare = Aggregate(
-        aggregate.external_type,
-        aggregate.root,
-        (),
-        tuple(Part(p.entity_type, p.parent, p.external, (), p.id_field) for p in aggregate.parts),
-    )
     read = mapping.from_payload(
-        bare, payload, known={}, our_id=lambda _kind, _id: None, new_id=lambda _kind, place: f"new/{place}"
+        _ids_only(aggregate),
+        payload,
+        known={},
+        our_id=lambda _kind, _id: None,
+        new_id=lambda _kind, place: f"new/{place}",
     )
     return {key for key in read if "/new/" not in key}
 
@@ -76,3 +72,18 @@ def _references_only(aggregate: Aggregate) -> Aggregate | None:
         if (kept := tuple(field for field in part.fields if field.references))
     )
     return Aggregate(aggregate.external_type, aggregate.root, fields, parts) if fields or parts else None
+
+
+@cache
+def _single_references(aggregate: Aggregate) -> tuple[tuple[str, Aggregate], ...]:
+    return tuple(
+        (field.canonical, Aggregate(aggregate.external_type, aggregate.root, (field,)))
+        for field in aggregate.fields
+        if field.references
+    )
+
+
+@cache
+def _ids_only(aggregate: Aggregate) -> Aggregate:
+    parts = tuple(Part(p.entity_type, p.parent, p.external, (), p.id_field) for p in aggregate.parts)
+    return Aggregate(aggregate.external_type, aggregate.root, (), parts)
