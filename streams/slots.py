@@ -7,6 +7,8 @@ partitions and tables again, and no two workers share them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 
 import psycopg
 import structlog
@@ -76,6 +78,12 @@ class Slot:
                 f"slot {self.number} belongs to another worker now",
                 "Nothing to do: the worker ends and takes another slot when it is started again.",
             )
+
+    async def announce(self, roles: Sequence[str]) -> None:
+        """Show in pg_stat_activity that this worker works: `syncline-worker-0 ready plan,apply`."""
+        name = f"syncline-worker-{self.number} ready {','.join(roles)}"[:63]
+        with suppress(psycopg.Error):
+            await self._connection.execute("select set_config('application_name', %s, false)", (name,))
 
     async def release(self) -> None:
         """Give the slot back."""

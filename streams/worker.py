@@ -113,6 +113,7 @@ class Worker:
         orderly = False
         try:
             if await self._started(watching):
+                await slot.announce(self._roles)
                 log.info("worker_ready", roles=self._roles, pid=os.getpid(), agents=[a.name for a in self._agents])
                 await self._until_stopped(watching)
             orderly = True

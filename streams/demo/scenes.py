@@ -74,6 +74,7 @@ class Scenes:
     def one_by_one(self) -> None:
         """Single commits on an idle pipeline."""
         self._title("50 single commits, one after the other, on an idle pipeline")
+        self.world.quiet(0.5)
         ids = [row[0] for row in self.world.rows("select id from canon.person order by id limit 50")]
         after = self._last_call()
         commits = {}

@@ -88,6 +88,8 @@ class World:
         self._closing.callback(self.stack.stop)
         self.settings = self.stack.info()
         self.sql = self._closing.enter_context(psycopg.connect(self.settings.dsn("app"), autocommit=True))
+        ready = "select 1 from pg_stat_activity where application_name like 'syncline-worker-%% ready%%'"
+        self.until("the worker to be ready", lambda: self.value(ready))
 
     def start_emulator(self, port: int = 0, seed: int = 1) -> None:
         """Start the emulated system on a free port, or on the one it had."""
