@@ -23,8 +23,7 @@ from streams import clock, connections, vault
 from streams.gateway import access, api, failures, webhooks
 from streams.gateway.webhooks import Ingress
 from streams.inbound.publish import Publisher, Sender
-from streams.outbound.planner import Planner
-from streams.resources import Resources, manifest
+from streams.resources import Resources, manifest, plan_all
 from streams.store import credentials
 
 PROBE_S = 3.0
@@ -111,12 +110,7 @@ def _postgres(resources: Resources) -> Callable[[], Awaitable[None]]:
 
 
 def _services(resources: Resources) -> api.Services:
-    planner = Planner(manifest, lambda _: ())
-
-    async def plan_all(conn: AsyncConnection[Any], org_id: str, name: str, wanted: Any) -> int:
-        return await planner.plan_all(conn, org_id, name, wanted, now=clock.now())
-
-    service = connections.service(resources.settings, "api", plan_all)
+    service = connections.service(resources.settings, "api", plan_all())
     return api.Services(resources.settings, resources.app, service, resources.model, manifest, clock.now)
 
 

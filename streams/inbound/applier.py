@@ -21,11 +21,10 @@ import structlog
 from psycopg import AsyncConnection
 
 from connectors.contract import Manifest
-from schemas.events import InboundEvent
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.inbound import dead_letters, folding, reading, writing
+from streams.inbound import dead_letters, folding, reading, refusals, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
 from streams.store import connections, queries
@@ -35,8 +34,6 @@ Conn = AsyncConnection[Any]
 Row = dict[str, Json]
 
 LOCK_TIMEOUT = "2s"
-LONGEST_ID = 1000
-"""Characters of an external id; an index cannot hold much more."""
 
 _SQL = queries("inbound")
 _log = structlog.get_logger("inbound.apply")
@@ -138,7 +135,7 @@ class Applier:
             async with conn.transaction():
                 entries, corrections = await self._apply_unit(conn, unit, events)
         except Exception as error:
-            if _passes_by_waiting(error):
+            if refusals.passes_by_waiting(error):
                 raise
             if len(events) == 1:
                 _refuse(unit, events[0], error, applied)
@@ -202,7 +199,7 @@ def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[
     for each in events:
         event = each.event
         try:
-            payload = _payload(event)
+            payload = refusals.payload_of(event)
         except Problem as problem:
             if problem.code == "incomplete_event" and unit.connection.mode in ("scheduled", "both"):
                 applied.enter([folding.entry(event, "ignored", "left_to_poll")])
@@ -213,70 +210,19 @@ def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[
     return found
 
 
-def _payload(event: InboundEvent) -> dict[str, Json]:
-    if event.external_id and ("\x00" in event.external_id or len(event.external_id) > LONGEST_ID):
-        raise Problem("id_unreadable", "the record's id is too long or holds a zero character")
-    if event.op == "delete":
-        return {}
-    if event.op == "merge":
-        raise Problem("merge_unsupported", "merges of their records are not applied yet", "Re-link by hand.")
-    if event.op == "hint" or not event.complete or not event.external_id:
-        raise Problem("incomplete_event", "the event holds no whole record", "Poll the connection, or send it whole.")
-    try:
-        payload = orjson.loads(event.payload)
-    except orjson.JSONDecodeError:
-        payload = None
-    if not isinstance(payload, dict):
-        raise Problem("payload_unreadable", "the payload is no JSON object")
-    return payload
-
-
 def _order(item: tuple[Unit, list[Incoming]]) -> tuple[str, str, int]:
     unit = item[0]
     return unit.org_id, unit.connection.name, unit.manifest.aggregates.index(unit.aggregate)
 
 
-def _passes_by_waiting(error: Exception) -> bool:
-    """Whether no event is to blame: a neighbour is busy or down, or we are wrong about the database."""
-    if not isinstance(error, psycopg.Error):
-        return False
-    state = error.sqlstate or ""
-    if isinstance(error, psycopg.errors.UniqueViolation):
-        # Somebody linked the record at the same moment: the next try finds the link.
-        return error.diag.constraint_name == "external_link_theirs"
-    if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.errors.RaiseException):
-        return False
-    return not state.startswith("54")  # a limit of the server that a value exceeds
-
-
 def _refuse(unit: Unit, each: Incoming, error: Exception, applied: Applied) -> None:
     """One event cannot be applied: a review item if a rule of the user's tables says so, else a dead letter."""
     if isinstance(error, psycopg.IntegrityError | psycopg.errors.RaiseException):
-        rule = error.diag.constraint_name or error.diag.column_name or "a trigger"
-        applied.reviews.append(_review(unit, each, error, rule))
+        rule = refusals.rule_of(error)
+        applied.reviews.append(refusals.review(unit, each, error))
         applied.enter([folding.entry(each.event, "parked", f"constraint {rule}")])
         return
     _bury(applied, each, dead_letters.problem_of(error))
-
-
-def _review(unit: Unit, each: Incoming, error: psycopg.Error, rule: str) -> Row:
-    event = each.event
-    return {
-        "org_id": event.org_id,
-        "connection": event.connection,
-        "entity_type": unit.root.name,
-        "subject": event.external_id,
-        "detail": {
-            "constraint": rule,
-            "table": error.diag.table_name,
-            "event_id": event.event_id.hex(),
-            "external_type": event.external_type,
-            "occurred_at": event.occurred_at,
-            "position": each.position,
-            # Postgres' JSON holds no zero character; such a payload is in the topic only.
-            "payload": None if b"\\u0000" in event.payload else dict(each.payload),
-        },
-    }
 
 
 def _bury(applied: Applied, each: Incoming, problem: Problem) -> None:

@@ -30,12 +30,19 @@ _SQL = queries("inbound")
 
 @dataclass(slots=True)
 class State:
-    """A row of `link_state`."""
+    """A row of `link_state`; `heard_at` is the part of `at` that events told."""
 
     version: str | None = None
     at: datetime | None = None
+    heard_at: datetime | None = None
     pushed_at: datetime | None = None
     base: Document | None = None
+
+    @property
+    def untimed_push_at(self) -> datetime | None:
+        """When the last push was sent that their answer put no time on: `at` does not cover it."""
+        timed = self.at is not None and (self.heard_at is None or self.at > self.heard_at)
+        return None if timed else self.pushed_at
 
 
 @dataclass(slots=True)
@@ -119,8 +126,8 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
     if not by_link:
         return
     cursor = await conn.execute(_SQL["states"], {**unit.scope, "ids": sorted(by_link)})
-    async for link_id, _rev, version, at, pushed_at, base in cursor:
-        by_link[link_id].state = State(version, at, pushed_at, base or None)
+    async for link_id, version, at, heard_at, pushed_at, base in cursor:
+        by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None)
 
 
 async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], ours: list[Record], loaded: Loaded) -> None:

@@ -127,6 +127,7 @@ def _state(track: Track) -> Row:
         "link_id": track.record.link_id,
         "external_version": state.version,
         "external_updated_at": state.at,
+        "pushed_at": state.pushed_at,
         "base": state.base or {},
     }
 

@@ -62,8 +62,7 @@ class Fields:
         self._known = bool(agreed.base)
         # A push that their answer put no time on is not covered by `agreed.at`: an event that is not later than it may
         # tell of a state our push has replaced since, so it is one of two concurrent writes, never plainly newer.
-        pushed = agreed.pushed_at
-        self._overtaken = pushed is not None and theirs.at <= pushed and (agreed.at is None or agreed.at < pushed)
+        self._overtaken = agreed.pushed_at is not None and theirs.at <= agreed.pushed_at
         self._write: Document = {}
         self._kept: set[str] = set()
         self._rules: set[str] = set()

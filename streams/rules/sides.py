@@ -100,7 +100,8 @@ class Agreed:
         version: their version of the newest state we know.
         at: their time of it.
         received_at: when we received that state, known only where `at` equals the event's.
-        pushed_at: our time when the last confirmed push was sent.
+        pushed_at: our time when the last confirmed push was sent, where their answer told no time of it, so that `at`
+            does not cover it.
         in_flight: the document of a push that is on its way, or {}.
     """
 

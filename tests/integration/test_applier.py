@@ -246,6 +246,30 @@ async def test_our_own_push_coming_back_changes_nothing(inbound):
     assert await inbound.intents() == []
 
 
+@pytest.mark.parametrize(
+    ("told", "first_name", "corrections"),
+    [
+        (at(-54), "theirs", 0),  # their clock is an hour slow, and they told the time of our push: theirs is newer
+        (None, "ours", 1),  # they told none: it may be older than our push, so the last write wins
+    ],
+)
+async def test_an_edit_after_our_push_is_newer_by_their_own_clock_if_they_tell_it(
+    inbound, told, first_name, corrections
+):
+    await make_linked(inbound, minutes=-59)
+    await inbound.edit(first_name="ours", modified_at=at(5))
+    base = {**(await inbound.state())["base"], "first_name": "ours"}
+    await inbound.admin.execute(
+        """update sync.link_state set base = %s, pushed_at = %s, rev = rev + 1,
+             external_updated_at = greatest(external_updated_at, %s) where org_id = %s""",
+        (orjson.dumps(base).decode(), at(6), told, inbound.org),
+    )
+    applied = await inbound.apply(inbound.event("x1", {"firstName": "theirs", "lastName": "Lee"}, -50))
+    assert ((await inbound.person())["first_name"], applied.corrections) == (first_name, corrections)
+    await inbound.apply(inbound.event("x1", {"firstName": "again", "lastName": "Lee"}, -40))
+    assert (await inbound.person())["first_name"] == ("again" if told else "ours")
+
+
 async def test_a_push_on_its_way_does_not_revert_a_newer_edit_when_it_comes_back(inbound):
     entity = await make_linked(inbound)
     await inbound.edit(first_name="newest", modified_at=at(5))

@@ -1,0 +1,79 @@
+"""What stands in an event's way, and whose business that is: nobody's (wait), a person's (review), the event's own.
+
+The applier asks; nothing here touches the database.
+"""
+
+from __future__ import annotations
+
+import orjson
+import psycopg
+
+from schemas.events import InboundEvent
+from schemas.fields import Json
+from schemas.problems import Problem
+from streams.inbound.incoming import Incoming, Unit
+
+LONGEST_ID = 1000
+"""Characters of an external id; an index cannot hold much more."""
+
+
+def payload_of(event: InboundEvent) -> dict[str, Json]:
+    """The whole record that an event holds; empty for a delete.
+
+    Raises:
+        Problem: `id_unreadable`, `merge_unsupported`, `incomplete_event`, `payload_unreadable`.
+    """
+    if event.external_id and ("\x00" in event.external_id or len(event.external_id) > LONGEST_ID):
+        raise Problem("id_unreadable", "the record's id is too long or holds a zero character")
+    if event.op == "delete":
+        return {}
+    if event.op == "merge":
+        raise Problem("merge_unsupported", "merges of their records are not applied yet", "Re-link by hand.")
+    if event.op == "hint" or not event.complete or not event.external_id:
+        raise Problem("incomplete_event", "the event holds no whole record", "Poll the connection, or send it whole.")
+    try:
+        payload = orjson.loads(event.payload)
+    except orjson.JSONDecodeError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise Problem("payload_unreadable", "the payload is no JSON object")
+    return payload
+
+
+def passes_by_waiting(error: Exception) -> bool:
+    """Whether no event is to blame: a neighbour is busy or down, or we are wrong about the database."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate or ""
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        # Somebody linked the record at the same moment: the next try finds the link.
+        return error.diag.constraint_name == "external_link_theirs"
+    if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.errors.RaiseException):
+        return False
+    return not state.startswith("54")  # a limit of the server that a value exceeds
+
+
+def rule_of(error: psycopg.Error) -> str:
+    """The name of the rule of the user's tables that refused a row."""
+    return error.diag.constraint_name or error.diag.column_name or "a trigger"
+
+
+def review(unit: Unit, each: Incoming, error: psycopg.Error) -> dict[str, Json]:
+    """A review item that names the rule and keeps the record."""
+    event = each.event
+    return {
+        "org_id": event.org_id,
+        "connection": event.connection,
+        "entity_type": unit.root.name,
+        "subject": event.external_id,
+        "detail": {
+            "constraint": rule_of(error),
+            "table": error.diag.table_name,
+            "event_id": event.event_id.hex(),
+            "external_type": event.external_type,
+            "occurred_at": event.occurred_at,
+            "position": each.position,
+            # Postgres' JSON holds no zero character; such a payload is in the topic only.
+            "payload": None if b"\\u0000" in event.payload else dict(each.payload),
+        },
+    }
