@@ -11,12 +11,17 @@ import orjson
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
 
 from connectors import registry
 from connectors.contract import ExternalRecord, Op
+from schemas import events
 from schemas import model as models
+from schemas.codec import Codec
 from schemas.events import InboundEvent
+from streams.chunks import Chunk, Late
 from streams.inbound import publish
+from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applied, Applier
 from streams.inbound.incoming import Incoming
 from streams.settings import Settings
@@ -61,9 +66,9 @@ class Inbound:
         self.offset += 1
         return Incoming(event, position=f"inbound.events/{self.org}/{self.offset}", raw=b"avro")
 
-    async def apply(self, *events: InboundEvent) -> Applied:
+    async def apply(self, *facts: InboundEvent) -> Applied:
         async with self.conn.transaction():
-            return await self.applier.apply(self.conn, [self.incoming(each) for each in events])
+            return await self.applier.apply(self.conn, [self.incoming(each) for each in facts])
 
     async def rows(self, statement: str, *values, admin: bool = True) -> list[dict]:
         conn = self.admin if admin else self.conn
@@ -634,3 +639,38 @@ async def test_records_that_only_a_poll_brought_are_counted(inbound):
     await inbound.apply(inbound.event("x4", ANN, 3))
     (checkpoint,) = await inbound.rows("select recovered from sync.checkpoint where org_id = %s", inbound.org)
     assert checkpoint["recovered"] == 1
+
+
+# the agent ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("R19")
+async def test_a_chunk_that_comes_again_is_late_and_has_no_second_effect(inbound, database):
+    codec = Codec(OneSchema())
+    await codec.learn([events.encode(inbound.event("x1", ANN, 1), 7)])
+    facts = [inbound.event("x1", ANN, 1), inbound.event("x1", {**ANN, "firstName": "Anna"}, 2)]
+    records = [Record(n, fact.key, events.encode(fact, 7)) for n, fact in enumerate(facts, start=40)]
+    records.append(Record(42, b"k", b"poison"))
+    chunk = Chunk("inbound.events", next(_number), 40, 43, records)
+    woken = []
+    async with AsyncConnectionPool(database.dsn("applier"), open=False, kwargs={"autocommit": True}) as pool:
+        agent = ApplyAgent(pool, codec, inbound.applier, now=lambda: at(60), wake=lambda: woken.append(1))
+        await agent([chunk])
+        with pytest.raises(Late):
+            await agent([chunk])
+    assert (await inbound.person())["first_name"] == "Anna"
+    (letter,) = await inbound.rows(
+        "select code, value from sync.dead_letter where position = %s", f"inbound.events/{chunk.partition}/42"
+    )
+    assert letter == {"code": "not_avro", "value": b"poison"}
+    assert woken == []
+
+
+class OneSchema:
+    async def schema(self, _):
+        return events.schema("inbound_event")
+
+
+class Record:
+    def __init__(self, offset, key, value):
+        self.offset, self.key, self.value, self.timestamp, self.headers = offset, key, value, 0, ()
