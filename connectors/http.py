@@ -78,12 +78,12 @@ def client(
         max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S
     )
     egress = Egress(allow_http=allow_http, allow_private=allow_private)
-    context = verify or _certificates()
+    context = verify or certificates()
     return _Client(GuardedTransport(egress, verify=context, limits=limits, resolver=resolver), timeout_s)
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """Made once: reading all root certificates takes tens of milliseconds, and polls open a client each time."""
     return httpx.create_ssl_context(trust_env=False)
 

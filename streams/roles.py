@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
+
+import uvloop
 
 from streams import capture, clock, logging, topics, worker
 from streams.agents import AgentSpec
@@ -26,6 +29,8 @@ from streams.resources import Resources, manifest, opened
 from streams.settings import Settings
 
 ROLES = ("plan", "apply", "dispatch", "jobs")
+SENDER = uuid.uuid4().hex
+"""This process in notifications."""
 
 
 class Watch:
@@ -57,6 +62,7 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
             manifest=manifest,
             open_client=resources.client,
             slot=lambda: running.slot or 0,
+            sender=SENDER,
             now=clock.now,
             spread=clock.spread,
         )
@@ -76,7 +82,7 @@ def _planning(resources: Resources, wake: Callable[[], None]) -> list[AgentSpec]
     plan = PlanAgent(
         resources.app,
         resources.codec,
-        Planner(manifest, lambda key: links.known(key)),  # noqa: PLW0108  `links` is made from this agent
+        Planner(manifest, lambda key: links.known(key), SENDER),  # noqa: PLW0108  `links` is made from this agent
         root_type=resources.root_type,
         now=clock.now,
         wake=wake,
@@ -117,6 +123,7 @@ async def _jobs(resources: Resources, roles: Sequence[str]) -> AsyncIterator[lis
 def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:
     """Be a worker process; does not return."""
     logging.configure(settings.log_level)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for Faust's threads as well
     code = asyncio.run(work(settings, roles))
     sys.stderr.flush()
     os._exit(code)  # Faust's consumer thread may hang on a broker that went away; nothing is left to save

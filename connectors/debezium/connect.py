@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import httpx
 
+from connectors.http import certificates
 from schemas.problems import Problem
 
 PASSING = (404, 409, 503)
@@ -79,7 +80,9 @@ class Connect:
     ) -> None:
         self.url = url
         self._patience_s = patience_s
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False, verify=certificates()
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import class_row
 
 from connectors.contract import Client, Delivered, Manifest, Op, Outcome
@@ -50,7 +50,7 @@ class Claims:
         self, conn: AsyncConnection, client: Client, *, limit: int, now: datetime
     ) -> tuple[int, list[Claim]]:
         """Claim up to `limit` intents and freeze their bytes; (number claimed, those that need a call)."""
-        async with conn.transaction(), conn.cursor(row_factory=class_row(Claim)) as cursor:
+        async with conn.pipeline(), conn.transaction(), conn.cursor(row_factory=class_row(Claim)) as cursor:
             values = self._key | {"now": now, "lease": now + LEASE, "slot": self._slot, "limit": limit}
             await cursor.execute(_SQL["claim"], values)
             claims = await cursor.fetchall()
@@ -60,8 +60,7 @@ class Claims:
 
     async def _freeze(self, conn: AsyncConnection, fresh: list[Claim], client: Client, now: datetime) -> set[str]:
         """Freeze what has to be sent, settle what has not; ids of the latter."""
-        rows = await self._rows(conn, fresh)
-        links = await self._links(conn, fresh, rows)
+        rows, links = await self._read(conn, fresh)
         frozen, idle = [], []
         for claim in fresh:
             rows_now = rows.get(claim.entity_id)
@@ -76,6 +75,18 @@ class Claims:
             await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(idle), "now": now})
         return {row["entity_id"] for row in idle}
 
+    async def _read(self, conn: AsyncConnection, claims: list[Claim]) -> tuple[dict[str, Rows], dict[str, Linked]]:
+        """The aggregates as they are now, and the links of their roots and of what they refer to."""
+        ids = {claim.entity_id for claim in claims}
+        # asked for together, so that both come with one wait; references are seldom, and known only from the rows
+        asked = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
+        rows = await self._rows(conn, claims)
+        links = await _linked(asked)
+        if referred := self._references(claims, rows) - ids:
+            asked = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(referred)})
+            links |= await _linked(asked)
+        return rows, links
+
     async def _rows(self, conn: AsyncConnection, claims: Iterable[Claim]) -> dict[str, Rows]:
         wanted: dict[str, list[str]] = {}
         for claim in claims:
@@ -86,44 +97,34 @@ class Claims:
             found |= await aggregates.read(conn, aggregate, self._connection.org_id, ids)
         return found
 
-    async def _links(self, conn: AsyncConnection, claims: list[Claim], rows: dict[str, Rows]) -> dict[str, Linked]:
-        ids = {claim.entity_id for claim in claims}
+    def _references(self, claims: Iterable[Claim], rows: dict[str, Rows]) -> set[str]:
+        found: set[str] = set()
         for claim in claims:
             if root := rows.get(claim.entity_id):
                 fields = self._manifest.aggregate(claim.external_type).fields
-                ids.update(root.root[f.canonical] for f in fields if f.references and root.root.get(f.canonical))
-        cursor = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
-        return {
-            entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()))
-            async for entity_id, external_id, rev, base, open_fields in cursor
-        }
+                found.update(root.root[f.canonical] for f in fields if f.references and root.root.get(f.canonical))
+        return found
 
-    async def commit(self, conn: AsyncConnection, results: list[Result], *, now: datetime) -> None:
-        """Record results in one transaction."""
-        async with conn.transaction():
+    async def commit(self, conn: AsyncConnection, results: list[Result], *, now: datetime) -> bool:
+        """Record results in one transaction; whether one of the intents is to be sent again at once."""
+        async with conn.pipeline(), conn.transaction():
             settled = sorted((_settle_row(r) for r in results), key=lambda r: (r["external_type"], r["entity_id"]))
             cursor = await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(settled), "now": now})
-            ours = {(external_type, entity_id) async for entity_id, external_type in cursor}
-            kept = [r for r in results if (r.claim.external_type, r.claim.entity_id) in ours]
+            states = {(external_type, entity_id): state async for external_type, entity_id, state in cursor}
+            kept = [r for r in results if (r.claim.external_type, r.claim.entity_id) in states]
             await self._confirm(conn, [r for r in kept if isinstance(r.outcome, Delivered)], now)
             await self._bury(conn, [r for r in kept if isinstance(r.next, GiveUp)], now)
             if kept:
                 rows = as_rows([_delivery_row(r) for r in kept])
                 await conn.execute(_SQL["deliveries"], self._key | {"rows": rows, "now": now})
+        return "PENDING" in states.values()
 
     async def _confirm(self, conn: AsyncConnection, delivered: list[Result], now: datetime) -> None:
         alive = [r for r in delivered if r.claim.op != Op.DELETE]
         gone = [r.claim.entity_id for r in delivered if r.claim.op == Op.DELETE]
         if alive:
             rows = as_rows([_confirm_row(r, r.outcome) for r in alive if isinstance(r.outcome, Delivered)])
-            cursor = await conn.execute(_SQL["confirm"], self._key | {"rows": rows, "now": now})
-            moved = [
-                {"external_type": external_type, "entity_id": entity_id}
-                async for external_type, entity_id, has_moved in cursor
-                if has_moved
-            ]
-            if moved:
-                await conn.execute(_SQL["again"], self._key | {"rows": as_rows(moved)})
+            await conn.execute(_SQL["confirm"], self._key | {"rows": rows, "now": now})
         if gone:
             await conn.execute(_SQL["unlink"], self._key | {"ids": gone, "now": now})
         if positions := [self._position(r.claim) for r in delivered if r.claim.error_code]:
@@ -150,6 +151,13 @@ class Claims:
         await conn.execute(
             "select pg_notify('sync_connection', %s)", (f"{self._connection.org_id}/{self._connection.name}",)
         )
+
+
+async def _linked(cursor: AsyncCursor) -> dict[str, Linked]:
+    return {
+        entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()))
+        async for entity_id, external_id, rev, base, open_fields in cursor
+    }
 
 
 def _error(outcome: Outcome) -> dict[str, str | None]:

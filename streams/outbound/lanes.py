@@ -83,6 +83,8 @@ class Lane:
         self._wake = asyncio.Event()
         self._results: asyncio.Queue[list[Result]] = asyncio.Queue()
         self._calls: set[asyncio.Task[None]] = set()
+        self._full = False
+        self._due: datetime | None = None
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -107,7 +109,8 @@ class Lane:
 
     async def _send_all(self) -> None:
         while not self._stopping:
-            if not self._breaker.room(self._now(), len(self._calls), self._concurrency):
+            self._full = not self._breaker.room(self._now(), len(self._calls), self._concurrency)
+            if self._full:
                 await self._wait(self._until_room())
                 continue
             self._wake.clear()
@@ -116,7 +119,8 @@ class Lane:
                     taken, claims = await self._claims.take(
                         conn, self._client, limit=self._client.batch_size, now=self._now()
                     )
-                    due = await self._claims.next_due(conn) if not taken else None
+                    if not taken:
+                        self._due = await self._claims.next_due(conn)
             except psycopg.OperationalError as error:
                 _log.warning("lane_waits", what="postgres", connection=self.connection.name, error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
@@ -126,11 +130,12 @@ class Lane:
                 self._calls.add(call)
                 call.add_done_callback(self._called)
             if taken < self._client.batch_size:
-                await self._wait(IDLE_S if due is None else (due - self._now()).total_seconds())
+                await self._wait(IDLE_S if self._due is None else (self._due - self._now()).total_seconds())
 
     def _called(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._wake.set()
+        if self._full:
+            self._wake.set()
         if not call.cancelled() and (error := call.exception()):
             # the intents stay SENDING and are sent again, unchanged, when their lease ends
             _log.error("call_failed", connection=self.connection.name, exc_info=error)
@@ -179,14 +184,15 @@ class Lane:
             await self._record(results)
             for _ in groups:
                 self._results.task_done()
-            self._wake.set()
 
     async def _record(self, results: list[Result]) -> None:
         """Commit outcomes, however long the database is away: nobody else knows them."""
         while True:
             try:
                 async with self._pool.connection() as conn:
-                    await self._claims.commit(conn, results, now=self._now())
+                    if await self._claims.commit(conn, results, now=self._now()):
+                        self._wake.set()
+                    self._look_again(results)
                     stop = next((r for r in results if isinstance(r.next, retries.StopLane)), None)
                     if stop and isinstance(stop.outcome, Failed):
                         await self._claims.pause(conn, f"{stop.outcome.error.code}: {stop.outcome.error.cause}")
@@ -199,6 +205,13 @@ class Lane:
                     "outcomes_wait", what="postgres", connection=self.connection.name, error=type(error).__name__
                 )
                 await asyncio.sleep(DATABASE_PAUSE_S)
+
+    def _look_again(self, results: list[Result]) -> None:
+        """Remember the earliest retry, so that the lane is there in time."""
+        for result in results:
+            if isinstance(result.next, retries.RetryAt):
+                self._due = min(self._due or result.next.at, result.next.at)
+                self._wake.set()
 
     async def _record_apart(self, results: list[Result], error: psycopg.errors.IntegrityError) -> None:
         """One of these contradicts what is stored, say their id belongs to another entity: that one is parked."""

@@ -35,7 +35,7 @@ order by n.org_id, n.connection, n.entity_id
 on conflict (org_id, connection, kind, subject) where closed_at is null do nothing
 
 -- wake --
-select pg_notify('sync_push', '')
+select pg_notify('sync_push', %(sender)s)
 
 -- unreadable --
 insert into sync.dead_letter (source, record_key, value, position, code, cause)
@@ -107,13 +107,13 @@ from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text, 
      not_before timestamptz, keep_bytes boolean, free_try boolean, error_code text, error_cause text)
 where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type = r.external_type and p.entity_id = r.entity_id
   and p.fence = r.fence and p.state = 'SENDING'
-returning p.entity_id, p.external_type
+returning p.external_type, p.entity_id, p.state
 
 -- confirm --
 -- Links of creates, and the state of every confirmed write. Where nobody touched the state since the write was built, they
 -- hold what we sent. Where an event of theirs did (rev moved on), the later of the two is what they hold: ours, if their
 -- answer told a later time; theirs, if it told an earlier one; and if it told none, nobody knows, so the base is emptied
--- and all is sent again. Rows come back with `moved`: those are planned again.
+-- and all is sent again. In all three cases the intent is wanted once more.
 with r as materialized (
   select * from json_to_recordset(%(rows)s::json) as r(external_type text, entity_type text, entity_id text, sync_key text, external_id text,
     op text, link_rev bigint, sent jsonb, external_version text, external_updated_at timestamptz, sent_at timestamptz)
@@ -143,19 +143,15 @@ state as (
     external_updated_at = greatest(excluded.external_updated_at, s.external_updated_at),
     last_processed_at = excluded.last_processed_at, pushed_at = excluded.pushed_at
   returning link_id, old.rev as rev_before)
-select external_type, entity_id, rev_before is not null and rev_before is distinct from link_rev as moved
+update sync.push_intent p set wanted_seq = p.wanted_seq + 1, reason = 'moved_meanwhile', not_before = %(now)s,
+  state = case when p.state in ('DONE', 'DEAD') then 'PENDING' else p.state end
 from sent join state on state.link_id = sent.id
+where rev_before is not null and rev_before is distinct from sent.link_rev and p.org_id = %(org)s and p.connection = %(connection)s
+  and p.external_type = sent.external_type and p.entity_id = sent.entity_id
 
 -- unlink --
 update sync.external_link set deleted_at = %(now)s
 where org_id = %(org)s and connection = %(connection)s and entity_id = any(%(ids)s) and deleted_at is null
-
--- again --
--- Plan once more: the other side moved while we were sending.
-update sync.push_intent p set wanted_seq = p.wanted_seq + 1, reason = 'moved_meanwhile',
-  state = case when p.state in ('DONE', 'DEAD') then 'PENDING' else p.state end
-where org_id = %(org)s and connection = %(connection)s and (external_type, entity_id) in (
-  select r.external_type, r.entity_id from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text))
 
 -- deliveries --
 insert into sync.delivery (org_id, connection, external_type, entity_type, entity_id, external_id, op, outcome, status, cause, changed,
