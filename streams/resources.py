@@ -28,6 +28,9 @@ from streams.store.migrate import model_of
 
 POOL_MAX = 16
 POOL_TIMEOUT_S = 10.0
+BY_KEY = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+"""What the processes ask for is some rows by key; statistics of tables that change by the second would make the planner
+read whole tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def pool(settings: Settings, role: str) -> AsyncConnectionPool:
         timeout=POOL_TIMEOUT_S,
         open=False,
         name=f"syncline-{role}",
-        kwargs={"autocommit": True, "application_name": f"syncline-{role}"},
+        kwargs={"prepare_threshold": 1, "autocommit": True, "application_name": f"syncline-{role}", "options": BY_KEY},
     )
 
 

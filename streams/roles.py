@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
@@ -29,8 +28,6 @@ from streams.resources import Resources, manifest, opened
 from streams.settings import Settings
 
 ROLES = ("plan", "apply", "dispatch", "jobs")
-SENDER = uuid.uuid4().hex
-"""This process in notifications."""
 
 
 class Watch:
@@ -62,13 +59,12 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
             manifest=manifest,
             open_client=resources.client,
             slot=lambda: running.slot or 0,
-            sender=SENDER,
             now=clock.now,
             spread=clock.spread,
         )
         agents: list[AgentSpec] = []
         if "plan" in roles:
-            agents += _planning(resources, dispatcher.wake)
+            agents += _planning(resources, dispatcher.wake, notify="dispatch" not in roles)
         if "apply" in roles:
             agents.append(_applying(resources, dispatcher.wake))
         if "dispatch" in roles:
@@ -77,12 +73,12 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
         return await worker.drive(running)
 
 
-def _planning(resources: Resources, wake: Callable[[], None]) -> list[AgentSpec]:
+def _planning(resources: Resources, wake: Callable[[], None], *, notify: bool) -> list[AgentSpec]:
     """The agents `outbound.links` and `outbound.plan`; the planner asks the table of the former."""
     plan = PlanAgent(
         resources.app,
         resources.codec,
-        Planner(manifest, lambda key: links.known(key), SENDER),  # noqa: PLW0108  `links` is made from this agent
+        Planner(manifest, lambda key: links.known(key), notify=notify),  # noqa: PLW0108  `links` is made from this agent
         root_type=resources.root_type,
         now=clock.now,
         wake=wake,

@@ -119,7 +119,7 @@ class PlanAgent:
         return Touched(org_id, root_type, root_id, committed_at) if org_id and root_type else None
 
     async def _store(self, chunks: list[Chunk], touched: list[Touched], unreadable: list[dict[str, object]]) -> None:
-        async with self._pool.connection() as conn, conn.pipeline(), conn.transaction():
+        async with self._pool.connection() as conn, conn.transaction():
             planned = await self._planner.plan(conn, touched, now=self._now())
             await _bury(conn, unreadable)
             await progress.advance(conn.cursor(), NAME, chunks)

@@ -1,8 +1,7 @@
 """The database side of a lane: claim and freeze before a call, settle and confirm after it.
 
-A claim is one transaction: take ready intents, read their aggregates, freeze the bytes, commit. Only then may a byte
-leave. Results of many calls are committed together, each guarded by its fence, so a worker that lost its claim to
-another changes nothing.
+Ready intents are taken, their aggregates read, the bytes frozen and committed. Only then may a byte leave. Results of
+many calls are committed together, each guarded by its fence: a worker that lost its claim to another changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from connectors.contract import Client, Delivered, Manifest, Op, Outcome
@@ -49,13 +48,16 @@ class Claims:
     async def take(
         self, conn: AsyncConnection, client: Client, *, limit: int, now: datetime
     ) -> tuple[int, list[Claim]]:
-        """Claim up to `limit` intents and freeze their bytes; (number claimed, those that need a call)."""
-        async with conn.pipeline(), conn.transaction(), conn.cursor(row_factory=class_row(Claim)) as cursor:
+        """Claim up to `limit` intents and freeze their bytes; (number claimed, those that need a call).
+
+        A claim that was committed and not frozen was not sent: whoever takes it over builds it anew.
+        """
+        async with conn.cursor(row_factory=class_row(Claim)) as cursor:
             values = self._key | {"now": now, "lease": now + LEASE, "slot": self._slot, "limit": limit}
             await cursor.execute(_SQL["claim"], values)
             claims = await cursor.fetchall()
-            fresh = [claim for claim in claims if not claim.resent]
-            idle = await self._freeze(conn, fresh, client, now) if fresh else set()
+        fresh = [claim for claim in claims if not claim.resent]
+        idle = await self._freeze(conn, fresh, client, now) if fresh else set()
         return len(claims), [claim for claim in claims if claim.entity_id not in idle]
 
     async def _freeze(self, conn: AsyncConnection, fresh: list[Claim], client: Client, now: datetime) -> set[str]:
@@ -77,15 +79,13 @@ class Claims:
 
     async def _read(self, conn: AsyncConnection, claims: list[Claim]) -> tuple[dict[str, Rows], dict[str, Linked]]:
         """The aggregates as they are now, and the links of their roots and of what they refer to."""
-        ids = {claim.entity_id for claim in claims}
-        # asked for together, so that both come with one wait; references are seldom, and known only from the rows
-        asked = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
         rows = await self._rows(conn, claims)
-        links = await _linked(asked)
-        if referred := self._references(claims, rows) - ids:
-            asked = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(referred)})
-            links |= await _linked(asked)
-        return rows, links
+        ids = {claim.entity_id for claim in claims} | self._references(claims, rows)
+        cursor = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
+        return rows, {
+            entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()))
+            async for entity_id, external_id, rev, base, open_fields in cursor
+        }
 
     async def _rows(self, conn: AsyncConnection, claims: Iterable[Claim]) -> dict[str, Rows]:
         wanted: dict[str, list[str]] = {}
@@ -107,7 +107,7 @@ class Claims:
 
     async def commit(self, conn: AsyncConnection, results: list[Result], *, now: datetime) -> bool:
         """Record results in one transaction; whether one of the intents is to be sent again at once."""
-        async with conn.pipeline(), conn.transaction():
+        async with conn.transaction():
             settled = sorted((_settle_row(r) for r in results), key=lambda r: (r["external_type"], r["entity_id"]))
             cursor = await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(settled), "now": now})
             states = {(external_type, entity_id): state async for external_type, entity_id, state in cursor}
@@ -151,13 +151,6 @@ class Claims:
         await conn.execute(
             "select pg_notify('sync_connection', %s)", (f"{self._connection.org_id}/{self._connection.name}",)
         )
-
-
-async def _linked(cursor: AsyncCursor) -> dict[str, Linked]:
-    return {
-        entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()))
-        async for entity_id, external_id, rev, base, open_fields in cursor
-    }
 
 
 def _error(outcome: Outcome) -> dict[str, str | None]:

@@ -35,7 +35,6 @@ class Dispatcher:
         open_client: makes the client of a connection; may raise Problem, then that connection has no lane until it
             changes.
         slot: this worker's number, written into claims so that a successor can take them over at once.
-        sender: what the planner of this process calls itself in notifications; it wakes the lanes directly.
     """
 
     name = "dispatcher"
@@ -48,7 +47,6 @@ class Dispatcher:
         manifest: Callable[[str], Manifest],
         open_client: Callable[[Connection], AbstractAsyncContextManager[Client]],
         slot: Callable[[], int],
-        sender: str,
         now: Callable[[], datetime],
         spread: Callable[[], float],
     ) -> None:
@@ -57,7 +55,6 @@ class Dispatcher:
         self._manifest = manifest
         self._open_client = open_client
         self._slot = slot
-        self._sender = sender
         self._now = now
         self._spread = spread
         self._lanes: dict[tuple[str, str], tuple[Lane, AsyncExitStack]] = {}
@@ -150,7 +147,7 @@ class Dispatcher:
                     async for notice in conn.notifies():
                         if notice.channel == "sync_connection":
                             self._changed.set()
-                        elif notice.payload != self._sender:
+                        else:
                             self.wake()
             except psycopg.OperationalError as error:
                 _log.warning("notifications_lost", error=type(error).__name__)

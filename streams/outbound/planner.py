@@ -59,14 +59,14 @@ class Planner:
         manifest: system name -> manifest.
         known_links: sync key -> names of the connections the `links` table knows it linked with. It may know less
             than is true, never more.
-        sender: names this process in notifications, so that its own dispatcher, woken directly, can pass over them.
+        notify: wake dispatchers of other processes; not needed where this process has one.
     """
 
     def __init__(
-        self, manifest: Callable[[str], Manifest], known_links: Callable[[str], Collection[str]], sender: str = ""
+        self, manifest: Callable[[str], Manifest], known_links: Callable[[str], Collection[str]], *, notify: bool = True
     ) -> None:
         self._manifest = manifest
-        self._sender = sender
+        self._notify = notify
         self._known_links = known_links
 
     async def plan(
@@ -100,7 +100,8 @@ class Planner:
                     reviews.append(_review(root, target))
         if wishes:
             await conn.execute(_SQL["plan"], {"rows": orjson.dumps(wishes).decode(), "now": now})
-            await conn.execute(_SQL["wake"], {"sender": self._sender})
+            if self._notify:
+                await conn.execute(_SQL["wake"])
         if reviews:
             await conn.execute(_SQL["review"], {"rows": orjson.dumps(reviews).decode()})
         planned.intents = len(wishes)

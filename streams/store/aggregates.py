@@ -58,15 +58,15 @@ async def living(conn: AsyncConnection, table: str, org_id: str) -> list[str]:
 
 
 @cache
-def _statements(aggregate: Aggregate, *, lock: bool) -> tuple[sql.Composed, ...]:
+def _statements(aggregate: Aggregate, *, lock: bool) -> tuple[bytes, ...]:
     """The root's select, then each part's; without locks as one statement, so that all see the same snapshot."""
     selects = [_select(aggregate.root, "id", tuple(f.canonical for f in aggregate.fields), living=False)]
     for part in aggregate.parts:
         columns = tuple(f.canonical for f in part.fields)
         selects.append(_select(part.entity_type, part.parent, columns, living=True))
     if lock:
-        return tuple(select + sql.SQL(" order by id for update") for select in selects)
-    return (sql.SQL(" union all ").join(selects),)
+        return tuple((select + sql.SQL(" order by id for update")).as_bytes() for select in selects)
+    return (sql.SQL(" union all ").join(selects).as_bytes(),)
 
 
 def _select(table: str, root: str, columns: tuple[str, ...], *, living: bool) -> sql.Composed:
