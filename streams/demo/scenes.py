@@ -52,11 +52,11 @@ class Scenes:
             task = bar.add_task("", total=len(rows))
 
             def arrived() -> bool:
-                count = len(self.world.theirs.records(PERSON))
+                count = int(self.world.theirs.counts().get("submissions", 0))
                 bar.update(task, completed=count)
                 return count >= len(rows)
 
-            self.world.until("1,000 people to arrive", arrived)
+            self.world.until("1,000 people to arrive", arrived, every_s=0.2)
         last = max(call["at"] for call in self.world.theirs.writes())
         seconds = last - committed
         self._say(
@@ -83,7 +83,9 @@ class Scenes:
             commits[each] = time.time()
             time.sleep(0.04)
         self.changes += len(ids)
-        self.world.until("the 50 to arrive", lambda: len(self._arrived(after) & commits.keys()) == len(ids))
+        self.world.until(
+            "the 50 to arrive", lambda: len(self._arrived(after) & commits.keys()) == len(ids), every_s=0.2
+        )
         first: dict[str, float] = {}
         for call in self.world.theirs.writes(after):
             for key in call["keys"]:

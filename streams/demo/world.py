@@ -121,8 +121,8 @@ class World:
         found = self.rows(statement, *values)
         return found[0][0] if found else None
 
-    def until(self, what: str, true: Callable[[], Any], timeout_s: float = 60) -> Any:
-        """Wait until `true()` is; what it was then.
+    def until(self, what: str, true: Callable[[], Any], timeout_s: float = 60, every_s: float = 0.01) -> Any:
+        """Wait until `true()` is; what it was then. Ask seldom where the question is work for those who answer.
 
         Raises:
             Problem: `demo_timeout`, naming what was waited for.
@@ -136,7 +136,7 @@ class World:
                     "Look at `syncline status` and the logs.",
                     log=str(self.home / "logs"),
                 )
-            time.sleep(0.005)
+            time.sleep(every_s)
         return found
 
     def open_intents(self) -> int:
@@ -149,8 +149,9 @@ class World:
 
     def quiet(self, silence_s: float, timeout_s: float = 120) -> None:
         """Wait until nothing is open, all webhooks are taken, and the other side saw no write for `silence_s`."""
-        self.until("all intents to be done", lambda: self.open_intents() == 0, timeout_s)
-        self.until("all webhooks to be taken", lambda: not self.theirs.counts()["webhooks"]["waiting"], timeout_s)
+        self.until("all intents to be done", lambda: self.open_intents() == 0, timeout_s, every_s=0.05)
+        taken = lambda: not self.theirs.counts()["webhooks"]["waiting"]  # noqa: E731
+        self.until("all webhooks to be taken", taken, timeout_s, every_s=0.2)
         calls, since, deadline = self._write_count(), time.monotonic(), time.monotonic() + timeout_s
         while time.monotonic() - since < silence_s:
             time.sleep(0.1)

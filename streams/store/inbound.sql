@@ -42,23 +42,26 @@ where c.org_id = %(org)s and c.connection = %(connection)s and c.entity_id = any
 -- received_last --
 -- Of events of one instant: when the last of them reached us.
 select a.entity_id, max(a.received_at)
-from json_to_recordset(%(rows)s::json) as w(entity_id text, at timestamptz)
-join sync.applied_event a on a.org_id = %(org)s and a.entity_id = w.entity_id and a.connection = %(connection)s
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection
+      from json_to_recordset(%(rows)s::json) as j(entity_id text, at timestamptz) offset 0) w
+join sync.applied_event a on a.org_id = w.org_id and a.entity_id = w.entity_id and a.connection = w.connection
   and a.occurred_at = w.at and a.decision not in ('stale', 'parked')
 group by a.entity_id
 
 -- our_ids --
 -- Their ids of other entities, as their records refer to them, to ours.
 select w.kind, w.id, l.entity_id
-from json_to_recordset(%(rows)s::json) as w(kind text, external_type text, id text)
-join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = w.external_type
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection
+      from json_to_recordset(%(rows)s::json) as j(kind text, external_type text, id text) offset 0) w
+join sync.external_link l on l.org_id = w.org_id and l.connection = w.connection and l.external_type = w.external_type
   and l.external_id = w.id and l.part = '' and l.deleted_at is null and l.entity_id is not null
 
 -- their_ids --
 -- The same the other way.
 select w.kind, w.id, l.external_id
-from json_to_recordset(%(rows)s::json) as w(kind text, external_type text, id text)
-join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = w.external_type
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection
+      from json_to_recordset(%(rows)s::json) as j(kind text, external_type text, id text) offset 0) w
+join sync.external_link l on l.org_id = w.org_id and l.connection = w.connection and l.external_type = w.external_type
   and l.entity_type = w.kind and l.entity_id = w.id and l.deleted_at is null
 
 -- save_links --
@@ -72,8 +75,8 @@ order by r.entity_id
 update sync.external_link l set link_metadata = case
     when r.unresolved = '{}'::jsonb then l.link_metadata - 'unresolved'
     else l.link_metadata || jsonb_build_object('unresolved', r.unresolved) end
-from json_to_recordset(%(rows)s::json) as r(id text, unresolved jsonb)
-where l.org_id = %(org)s and l.id = r.id
+from (select *, %(org)s::text as org_id from json_to_recordset(%(rows)s::json) as j(id text, unresolved jsonb) offset 0) r
+where l.org_id = r.org_id and l.id = r.id
 
 -- save_states --
 -- `pushed_at` goes when an event comes after a push whose time they told: from here on their clock says it all.
@@ -113,8 +116,9 @@ on conflict (org_id, connection, entity_id, field) where resolved_at is null do 
 
 -- close_questions --
 update sync.conflict c set resolved_at = %(now)s, resolution = 'equal'
-from json_to_recordset(%(rows)s::json) as r(entity_id text, field text)
-where c.org_id = %(org)s and c.connection = %(connection)s and c.entity_id = r.entity_id and c.field = r.field and c.resolved_at is null
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection
+      from json_to_recordset(%(rows)s::json) as j(entity_id text, field text) offset 0) r
+where c.org_id = r.org_id and c.connection = r.connection and c.entity_id = r.entity_id and c.field = r.field and c.resolved_at is null
 
 -- correct --
 -- They hold something else than we do now: wish our state to be sent, as the planner does.

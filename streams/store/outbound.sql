@@ -1,4 +1,6 @@
--- Statements of the outbound flow. Batches come as one JSON parameter: a tenth of the cost of arrays.
+-- Statements of the outbound flow. Batches come as one JSON parameter: a tenth of the cost of arrays. Where a batch is
+-- joined by key, organisation and connection are columns of the batch behind `offset 0`: as constants they would make
+-- the planner believe that the table has one such row, and read all of them for every row of the batch.
 
 -- plan --
 -- Raise the wish of each root. A write in flight stays in flight: its result sees the higher wanted_seq and goes on.
@@ -84,9 +86,9 @@ where l.org_id = %(org)s and l.connection = %(connection)s and l.entity_id = any
 -- freeze --
 -- What will be sent, committed before the first byte leaves.
 update sync.push_intent p set op = r.op, idem_key = r.idem_key, body = decode(r.body, 'base64'), sent = r.sent, changed = r.changed, link_rev = r.link_rev
-from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text, fence bigint, op text, idem_key text, body text, sent jsonb,
-     changed text[], link_rev bigint)
-where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type = r.external_type and p.entity_id = r.entity_id
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as j(external_type text,
+     entity_id text, fence bigint, op text, idem_key text, body text, sent jsonb, changed text[], link_rev bigint) offset 0) r
+where p.org_id = r.org_id and p.connection = r.connection and p.external_type = r.external_type and p.entity_id = r.entity_id
   and p.fence = r.fence
 
 -- settle --
@@ -103,9 +105,10 @@ update sync.push_intent p set
   sent = case when r.keep_bytes then p.sent end,
   lease_until = null, slot = null,
   error_code = r.error_code, error_cause = r.error_cause
-from json_to_recordset(%(rows)s::json) as r(external_type text, entity_id text, fence bigint, done boolean, state text,
-     not_before timestamptz, keep_bytes boolean, free_try boolean, error_code text, error_cause text)
-where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type = r.external_type and p.entity_id = r.entity_id
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as j(external_type text,
+     entity_id text, fence bigint, done boolean, state text, not_before timestamptz, keep_bytes boolean, free_try boolean,
+     error_code text, error_cause text) offset 0) r
+where p.org_id = r.org_id and p.connection = r.connection and p.external_type = r.external_type and p.entity_id = r.entity_id
   and p.fence = r.fence and p.state || '' = 'SENDING'  -- no column, so that nobody looks in the index of states
 returning p.external_type, p.entity_id, p.state
 
@@ -115,8 +118,8 @@ returning p.external_type, p.entity_id, p.state
 -- answer told a later time; theirs, if it told an earlier one; and if it told none, nobody knows, so the base is emptied
 -- and all is sent again. In all three cases the intent is wanted once more.
 with r as materialized (
-  select * from json_to_recordset(%(rows)s::json) as r(external_type text, entity_type text, entity_id text, sync_key text, external_id text,
-    op text, link_rev bigint, sent jsonb, external_version text, external_updated_at timestamptz, sent_at timestamptz)
+  select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as r(external_type text,
+    entity_type text, entity_id text, sync_key text, external_id text, op text, link_rev bigint, sent jsonb, external_version text, external_updated_at timestamptz, sent_at timestamptz)
   order by external_type, entity_id),
 made as (
   insert into sync.external_link as l (org_id, connection, external_type, external_id, entity_type, entity_id, sync_key, made_by)
@@ -126,7 +129,7 @@ made as (
 link as (
   select id, external_type, entity_id from made
   union all
-  select l.id, l.external_type, l.entity_id from r join sync.external_link l on l.org_id = %(org)s and l.connection = %(connection)s
+  select l.id, l.external_type, l.entity_id from r join sync.external_link l on l.org_id = r.org_id and l.connection = r.connection
     and l.external_type = r.external_type and l.entity_type = r.entity_type and l.entity_id = r.entity_id and l.deleted_at is null
   where r.op = 'update'),
 sent as materialized (select link.id, r.* from r join link using (external_type, entity_id)),
@@ -146,7 +149,7 @@ state as (
 update sync.push_intent p set wanted_seq = p.wanted_seq + 1, reason = 'moved_meanwhile', not_before = %(now)s,
   state = case when p.state in ('DONE', 'DEAD') then 'PENDING' else p.state end
 from sent join state on state.link_id = sent.id
-where rev_before is not null and rev_before is distinct from sent.link_rev and p.org_id = %(org)s and p.connection = %(connection)s
+where rev_before is not null and rev_before is distinct from sent.link_rev and p.org_id = sent.org_id and p.connection = sent.connection
   and p.external_type = sent.external_type and p.entity_id = sent.entity_id
 
 -- unlink --

@@ -23,6 +23,7 @@ import psutil
 import psycopg
 
 from schemas.problems import Problem
+from streams import logging
 from streams.demo.audit import pushes_of, sync_compare
 from streams.demo.run import connect
 from streams.demo.world import SYSTEM, World
@@ -58,8 +59,8 @@ class Run:
             " select 'First' || n, 'Last' || n from generate_series(1, %s) n", self.rows
         )  # fmt: skip
         committed = time.time()
-        arrived = lambda: len(self.world.theirs.records(PERSON)) >= self.rows  # noqa: E731
-        self.world.until("all rows to arrive", arrived, 300)
+        arrived = lambda: self.world.theirs.counts().get("submissions", 0) >= self.rows  # noqa: E731
+        self.world.until("all rows to arrive", arrived, 300, every_s=0.5)
         self.world.quiet(1)
         last = max(call["at"] for call in self.world.theirs.writes())
         seconds = {"insert_s": round(committed - started, 2), "all_there_s": round(last - committed, 2)}
@@ -257,6 +258,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--only", default="", help="names of steps, comma separated")
     given = parser.parse_args()
+    logging.configure("warning")
     home = Path(tempfile.mkdtemp(prefix="syncline-accept-"))
     home.chmod(0o711)
     told: dict[str, Any] = {"seed": given.seed}
