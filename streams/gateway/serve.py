@@ -6,6 +6,7 @@ import asyncio
 import signal
 
 import uvicorn
+import uvloop
 
 from streams import logging, resources
 from streams.gateway import app
@@ -25,6 +26,7 @@ def run(settings: Settings) -> None:
         Problem: what is missing, such as a key or a database connection.
     """
     logging.configure(settings.log_level)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.run(_serve(settings))
 
 
