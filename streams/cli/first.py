@@ -24,9 +24,11 @@ def demo(keep: Annotated[bool, typer.Option("--keep", help="Leave everything run
     The other system is an emulator, so no account is needed. The demo has a home of its own, and the first run
     downloads about 450 MB.
     """
+    from streams.cli import stack_view
     from streams.demo.run import run
 
-    raise typer.Exit(run(session.current.home, keep=keep))
+    home = session.current.home
+    raise typer.Exit(run(home, keep=keep, progress=stack_view.download(), report=stack_view.report))
 
 
 def doctor(as_json: session.Json = False) -> None:

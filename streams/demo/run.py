@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import psycopg
 from rich.console import Console
@@ -19,7 +20,9 @@ from streams.demo.world import CONNECTION, SYSTEM, World
 from streams.prepare import prepare
 from streams.resources import manifest, plan_all
 from streams.settings import Settings, default_home
+from streams.stack import downloads
 from streams.stack.embedded import Stack
+from streams.stack.supervisor import Report
 
 PLAIN_WIDTH = 120
 POLL_S = 2.0
@@ -34,21 +37,37 @@ NEXT = """
     syncline stack stop connect && syncline doctor"""
 
 
-def run(home: Path | None = None, *, keep: bool = False) -> int:
+def run(
+    home: Path | None = None,
+    *,
+    keep: bool = False,
+    progress: downloads.Progress | None = None,
+    report: Report | None = None,
+) -> int:
     """Run the demo in a home of its own (default: `demo` beside the stack's); 0 when all is well.
 
     Args:
         keep: leave everything running and say what to try next, until Ctrl-C.
+        progress: shows downloads.
+        report: shows the parts as they come up.
     """
     logging.configure("warning")
-    started = time.monotonic()
+    started, starting = time.monotonic(), Event()
     home = home or default_home().with_name(default_home().name + "-demo")
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    stack = Stack(home, stack_only=False)
+    stack = Stack(
+        home,
+        stack_only=False,
+        progress=progress,
+        report=lambda event: report(event) if report and starting.is_set() else None,
+    )
     stack.wipe()
     with World(home, stack) as world:
+        starting.set()
         _start(world, console)
+        starting.clear()
         scenes = Scenes(world, console)
+        scenes.first()
         scenes.load()
         scenes.one_by_one()
         scenes.side_by_side()

@@ -62,7 +62,8 @@ def test_a_lost_slot_connection_is_made_anew(edge) -> None:
     worker = edge.worker(edge.topic("regain"))
     worker.wait_for("worker_ready")
     held = (
-        "select pid from pg_stat_activity where application_name like 'syncline-worker-0%' and datname = current_database()"
+        "select pid from pg_stat_activity"
+        " where application_name like 'syncline-worker-0%' and datname = current_database()"
     )
     row = edge.db.execute(held).fetchone()
     assert row is not None
