@@ -7,13 +7,14 @@ positions would mean other records. Connect makes its own three topics, Faust it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # its stubs leave it out
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # its stubs leave it out
 
 from schemas.problems import Problem
 
@@ -119,7 +120,9 @@ def ensure(
         existing = admin.list_topics(timeout=TIMEOUT_S).topics
         check({name: len(topic.partitions) for name, topic in existing.items()}, wanted, partitions)
         missing = [topic for topic in wanted if topic.name not in existing]
-        return _make(admin, missing, partitions, replication)
+        made = _make(admin, missing, partitions, replication)
+        _await_leaders(admin, [t for t in missing if t.name in made], partitions)
+        return made
     except KafkaException as error:
         raise Problem("kafka_unreachable", f"Kafka at {bootstrap}: {error}", "Start it, or wait.") from error
 
@@ -150,3 +153,23 @@ def _make(admin: AdminClient, missing: list[Topic], partitions: int, replication
             made.append(name)
             log.info("topic_made", topic=name)
     return made
+
+
+def _await_leaders(admin: AdminClient, made: Iterable[Topic], partitions: int) -> None:
+    """Wait until every new partition can be read: a topic exists before its leaders do.
+
+    Raises:
+        KafkaException: they do not come.
+    """
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    places = [TopicPartition(t.name, n) for t in made for n in range(partitions if t.partitioned else 1)]
+    deadline = time.monotonic() + TIMEOUT_S
+    while places:
+        try:
+            for answer in admin.list_offsets(dict.fromkeys(places, latest), request_timeout=TIMEOUT_S).values():
+                answer.result(TIMEOUT_S)
+            return
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

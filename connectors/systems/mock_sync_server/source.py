@@ -45,11 +45,13 @@ def read_page(answer: Answer, external_type: str) -> Page:
     for item in items:
         read = read_item(item, answer.date)
         if isinstance(read, ExternalRecord):
-            if read.external_type == external_type:
-                records.append(read)
+            records.append(read)
         elif external_type == _FIRST_TYPE:
             unreadable.append((orjson.dumps(item), read))
+    # The answer tells of all types at once, so a type without news has been read as far as the others: else a type
+    # without records would be read from the beginning, with everything else, by every poll.
     through = max((r.occurred_at for r in records if r.external_version is not None), default=None)
+    records = [record for record in records if record.external_type == external_type]
     return Page(records, through, unreadable)
 
 
