@@ -51,6 +51,12 @@ class Manifest:
     create_tier: CreateTier
     batch_limit: int = 100
     """Most writes in one call."""
+    key_ttl: timedelta = timedelta(hours=24)
+    """KEYED: how long they remember an idempotency key."""
+    read_lag: timedelta = timedelta()
+    """SEARCH: how long a record that they have just made may be missing from a search."""
+    conditional: bool = False
+    """Updates name the version they were made from, and they refuse (Stale) when they hold a newer one."""
     concurrency: int = 5
     """Most calls at once in one lane."""
     clock_precision: timedelta = timedelta(milliseconds=1)
@@ -80,6 +86,7 @@ class Write:
         changed: the top-level payload keys that differ from what they hold; empty for creates.
         key: idempotency key, the same for every try of this write.
         at: when the change happened here (the row's `modified_at`).
+        version: their version that `changed` was compared with, for a conditional write; None when unknown.
     """
 
     op: Op
@@ -90,6 +97,7 @@ class Write:
     changed: frozenset[str]
     key: str
     at: datetime
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,16 @@ class Failed:
     error: ConnectorError
 
 
-Outcome = Delivered | Failed
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """They will do it (202); `Client.check` asks later with this token, at the earliest after `retry_after` seconds."""
+
+    token: str
+    status: int
+    retry_after: float | None = None
+
+
+Outcome = Delivered | Accepted | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +175,15 @@ class Client(Protocol):
 
     async def send(self, bodies: Sequence[bytes]) -> Sequence[Outcome]:
         """Send frozen writes in one call, in order; one outcome each. Never raises ConnectorError."""
+
+    async def find(self, body: bytes) -> ExternalRecord | None:
+        """SEARCH: the record that these bytes of a create have made, found by our marker. Raises ConnectorError."""
+
+    async def check(self, token: str) -> Outcome:
+        """What became of a write that was Accepted. Never raises ConnectorError."""
+
+    async def fetch(self, external_type: str, external_id: str) -> ExternalRecord | None:
+        """One record in full, None when they have none of this id. Raises ConnectorError."""
 
     def pages(self, external_type: str, since: datetime | None) -> AsyncIterator[Page]:
         """All records of a type changed after `since` (None: all). Raises ConnectorError."""

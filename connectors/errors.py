@@ -3,6 +3,7 @@
 ConnectorError
 ├── NotApplied      surely not applied, try again: no connection, 408/425/429/503 before any work; `retry_after` seconds
 ├── Ambiguous       perhaps applied: time-out after sending, 5xx, cut or unreadable answer
+├── Stale           a conditional write was refused: they hold a newer version than it was made from
 ├── Unauthorized    401, 403: no record is at fault, the lane pauses
 ├── Rejected        this record is refused for good (400, 404, 409, 422) until it changes
 └── Suspicious      not this system's voice: redirect, HTML, private address; the lane pauses and a person looks
@@ -39,6 +40,10 @@ class NotApplied(ConnectorError):
 
 class Ambiguous(ConnectorError):
     """Perhaps applied; only the same bytes under the same key may be sent again."""
+
+
+class Stale(ConnectorError):
+    """They hold a newer version: nothing was applied; read theirs, decide, and write again if need be."""
 
 
 class Unauthorized(ConnectorError):

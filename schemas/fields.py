@@ -13,8 +13,10 @@ A **field map** is data in an adapter's manifest. `streams.rules.mapping` turns 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from dataclasses import field as default
+from typing import Any, Literal
 
 Json = Any
 Document = dict[str, Json]
@@ -28,11 +30,14 @@ class Field:
         canonical: column name in the canonical table.
         external: dotted path in their payload, for example `address.city`.
         references: entity type this field points at; its value is their id of that entity on the outside.
+        on_missing: what happens while the entity it points at is unknown there: `wait` until it is linked, send without
+            and once more `later`, or `leave` it out (a soft reference).
     """
 
     canonical: str
     external: str
     references: str = ""
+    on_missing: Literal["wait", "later", "leave"] = "later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,11 @@ class Aggregate:
         root: canonical type of the root entity.
         fields: the root's fields.
         parts: the kinds of parts it holds.
+        archive: what an archived record holds there, dotted path -> value; empty when they cannot archive.
     """
 
     external_type: str
     root: str
     fields: tuple[Field, ...]
     parts: tuple[Part, ...] = ()
+    archive: Mapping[str, Json] = default(default_factory=dict, hash=False)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
 import structlog
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
-from streams.store import queries
+from streams.store import queries, wishes
+from streams.store.wishes import Wish
 
 Conn = AsyncConnection[Any]
 
@@ -67,9 +67,16 @@ async def _settle(conn: Conn, each: Waiting, now: datetime) -> None:
     await conn.execute(_SQL["hold_reference"], named)
     if not filled:
         # Ours says something else by now: that stands, and they hear of it.
-        scope = {"connection": each.connection, "type": each.external_type, "entity_type": each.entity_type}
-        rows = orjson.dumps([{"entity_id": each.entity_id}]).decode()
-        await conn.execute(_SQL["correct"], {**named, **scope, "rows": rows, "now": now})
+        wish: Wish = {
+            "org_id": each.org_id,
+            "connection": each.connection,
+            "external_type": each.external_type,
+            "entity_type": each.entity_type,
+            "entity_id": each.entity_id,
+            "state": "PENDING",
+            "reason": "correct_remote",
+        }
+        await wishes.add(conn, [wish], now=now)
 
 
 async def _fill(conn: Conn, each: Waiting) -> bool:

@@ -17,8 +17,9 @@ from streams.inbound.folding import Entity, Folded, Track, open_differences, vie
 from streams.inbound.incoming import Unit
 from streams.inbound.reading import Loaded
 from streams.rules import echoes
-from streams.store import canon_writes, queries
+from streams.store import canon_writes, queries, wishes
 from streams.store.canon_writes import RowWrite, Written
+from streams.store.wishes import Wish
 
 Conn = AsyncConnection[Any]
 Row = dict[str, Json]
@@ -37,10 +38,8 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     await _run(conn, unit, "save_losers", folded.losers, now)
     await _save_questions(conn, unit, loaded, moved, now)
     await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
-    corrections = [{"entity_id": t.record.entity_id} for t in moved if _needs_correction(loaded, t, written)]
-    await _run(conn, unit, "correct", corrections, now)
-    if corrections:
-        await conn.execute(_SQL["wake"])
+    corrections = [_correction(unit, t) for t in moved if _needs_correction(loaded, t, written)]
+    await wishes.add(conn, corrections, now=now)
     return len(corrections)
 
 
@@ -107,6 +106,19 @@ def _needs_correction(loaded: Loaded, track: Track, written: Written) -> bool:
     if track.correct:
         return True
     return bool(written.differing) and bool(open_differences(track) - asked)
+
+
+def _correction(unit: Unit, track: Track) -> Wish:
+    """They hold something else than we do now: the wish that they get our state."""
+    return {
+        "org_id": unit.org_id,
+        "connection": unit.connection.name,
+        "external_type": unit.aggregate.external_type,
+        "entity_type": unit.root.name,
+        "entity_id": track.record.entity_id or "",
+        "state": "PENDING",
+        "reason": "correct_remote",
+    }
 
 
 async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> None:

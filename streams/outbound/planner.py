@@ -15,8 +15,9 @@ from psycopg import AsyncConnection
 
 from connectors.contract import Manifest
 from streams.rules.routing import Route, Target, Verdict, route
-from streams.store import aggregates, connections, queries
+from streams.store import aggregates, connections, queries, wishes
 from streams.store.connections import Connection
+from streams.store.wishes import Wish
 
 _SQL = queries("outbound")
 
@@ -83,7 +84,8 @@ class Planner:
         targets = await _targets(conn, {root.org_id for root in roots}, only)
         planned = Planned()
         linked = await self._linked(conn, roots, targets, planned)
-        wishes, reviews = [], []
+        wanted: list[Wish] = []
+        reviews = []
         for root in roots:
             for target in targets.get(root.org_id, ()):
                 aggregate = self._manifest(target.system).for_root(root.root_type)
@@ -95,16 +97,13 @@ class Planner:
                 )
                 planned.routes[target.name, told.verdict, told.reason] += 1
                 if aggregate and told.verdict in (Verdict.PUSH, Verdict.HOLD):
-                    wishes.append(_wish(root, target, aggregate.external_type, told, reason))
+                    wanted.append(_wish(root, target, aggregate.external_type, told, reason))
                 elif told.verdict is Verdict.REVIEW:
                     reviews.append(_review(root, target))
-        if wishes:
-            await conn.execute(_SQL["plan"], {"rows": orjson.dumps(wishes).decode(), "now": now})
-            if self._notify:
-                await conn.execute(_SQL["wake"])
+        await wishes.add(conn, wanted, now=now, notify=self._notify)
         if reviews:
             await conn.execute(_SQL["review"], {"rows": orjson.dumps(reviews).decode()})
-        planned.intents = len(wishes)
+        planned.intents = len(wanted)
         return planned
 
     async def plan_all(
@@ -154,17 +153,15 @@ async def _targets(conn: AsyncConnection, orgs: Collection[str], only: str) -> M
     return found
 
 
-def _wish(root: Touched, target: Connection, external_type: str, told: Route, reason: str) -> dict[str, object]:
+def _wish(root: Touched, target: Connection, external_type: str, told: Route, reason: str) -> Wish:
     return {
         "org_id": root.org_id,
         "connection": target.name,
         "external_type": external_type,
         "entity_type": root.root_type,
         "entity_id": root.root_id,
-        "sync_key": root.sync_key,
         "state": "PENDING" if told.verdict is Verdict.PUSH else "HELD",
         "reason": reason if told.verdict is Verdict.PUSH else told.reason,
-        "epoch": target.epoch,
         "committed_at": root.committed_at,
     }
 

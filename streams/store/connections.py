@@ -6,7 +6,7 @@ Readers are the planner, the dispatcher, the polls, the gateway and the CLI. Wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -28,6 +28,12 @@ class Connection:
     Args:
         settings: the adapter's plain settings; whatever is secret is in `sync.credential`.
         poll_interval_s: seconds between two polls of one external type.
+        filters: root entity type -> conditions that the row must fulfil to be there, see `rules.filters`.
+        on_leave: what becomes of their record when ours no longer fulfils them.
+        fields: root entity type -> `include` or `exclude` with the names of fields and part types.
+        concurrency: calls at once; None takes the manifest's.
+        guard: bounds of the mass-change guard per type and 10 minutes (`deletes`, `updates`); None switches one off.
+        budget: `calls` per `per_s` seconds as a person set it; empty: learned from their answers.
         gates: root entity type -> how far it is; a type that is not named is out of scope.
         epoch: + 1 whenever something changes that decides what is sent.
     """
@@ -45,6 +51,15 @@ class Connection:
     retry_policy: str
     poll_interval_s: float
     allow_http: bool
+    allow_private: bool
+    http2: bool
+    compress: bool
+    filters: Mapping[str, Sequence[Mapping[str, Json]]]
+    on_leave: Literal["keep", "archive", "delete"]
+    fields: Mapping[str, Mapping[str, Sequence[str]]]
+    concurrency: int | None
+    guard: Mapping[str, int | None]
+    budget: Mapping[str, float]
     gates: Mapping[str, Gate]
     state: State
     state_reason: str | None
@@ -57,7 +72,8 @@ class Connection:
 
 
 _COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, retry_policy,
-              poll_interval_s, allow_http, gates, state, state_reason, epoch, created_at"""
+              poll_interval_s, allow_http, allow_private, http2, compress, filters, on_leave, fields, concurrency,
+              guard, budget, gates, state, state_reason, epoch, created_at"""
 
 
 async def list_active(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:

@@ -120,29 +120,6 @@ from (select *, %(org)s::text as org_id, %(connection)s::text as connection
       from json_to_recordset(%(rows)s::json) as j(entity_id text, field text) offset 0) r
 where c.org_id = r.org_id and c.connection = r.connection and c.entity_id = r.entity_id and c.field = r.field and c.resolved_at is null
 
--- correct --
--- They hold something else than we do now: wish our state to be sent, as the planner does.
-insert into sync.push_intent as p
-  (org_id, connection, external_type, entity_type, entity_id, sync_key, state, reason, epoch, not_before, committed_at, planned_at)
-select %(org)s, %(connection)s, %(type)s, %(entity_type)s, r.entity_id, %(org)s || '/' || r.entity_id, 'PENDING', 'correct_remote', n.epoch,
-  %(now)s, %(now)s, %(now)s
-from json_to_recordset(%(rows)s::json) as r(entity_id text)
-join sync.connection n on n.org_id = %(org)s and n.name = %(connection)s
-order by r.entity_id
-on conflict (org_id, connection, external_type, entity_id) do update set
-  wanted_seq = p.wanted_seq + 1,
-  reason = excluded.reason,
-  epoch = excluded.epoch,
-  state = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.state else p.state end,
-  attempt = case when p.state in ('DONE', 'DEAD') then 0 else p.attempt end,
-  first_failed_at = case when p.state in ('DONE', 'DEAD') then null else p.first_failed_at end,
-  not_before = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.not_before else p.not_before end,
-  committed_at = case when p.state in ('DONE', 'DEAD') then excluded.committed_at else p.committed_at end,
-  planned_at = case when p.state in ('DONE', 'DEAD') then excluded.planned_at else p.planned_at end
-
--- wake --
-select pg_notify('sync_push', '')
-
 -- enter --
 -- The ledger. An event that is missing from the answer was applied by somebody else at the same moment.
 insert into sync.applied_event (event_id, org_id, connection, external_type, external_id, entity_id, source, decision, reason,

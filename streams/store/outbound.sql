@@ -2,28 +2,6 @@
 -- joined by key, organisation and connection are columns of the batch behind `offset 0`: as constants they would make
 -- the planner believe that the table has one such row, and read all of them for every row of the batch.
 
--- plan --
--- Raise the wish of each root. A write in flight stays in flight: its result sees the higher wanted_seq and goes on.
-insert into sync.push_intent as p
-  (org_id, connection, external_type, entity_type, entity_id, sync_key, state, reason, epoch, not_before, committed_at, planned_at)
-select n.org_id, n.connection, n.external_type, n.entity_type, n.entity_id, n.sync_key, n.state, n.reason, n.epoch, %(now)s,
-       n.committed_at, %(now)s
-from json_to_recordset(%(rows)s::json) as n(org_id text, connection text, external_type text, entity_type text, entity_id text,
-     sync_key text, state text, reason text, epoch bigint, committed_at timestamptz)
-order by n.org_id, n.connection, n.external_type, n.entity_id
-on conflict (org_id, connection, external_type, entity_id) do update set
-  wanted_seq = p.wanted_seq + 1,
-  reason = excluded.reason,
-  epoch = excluded.epoch,
-  state = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.state else p.state end,
-  attempt = case when p.state in ('DONE', 'DEAD') then 0 else p.attempt end,
-  first_failed_at = case when p.state in ('DONE', 'DEAD') then null else p.first_failed_at end,
-  not_before = case when p.state in ('DONE', 'DEAD', 'HELD') then excluded.not_before else p.not_before end,
-  committed_at = case when p.state in ('DONE', 'DEAD') or p.state = 'SENDING' and p.planned_at <= p.claimed_at
-                      then excluded.committed_at else p.committed_at end,
-  planned_at = case when p.state in ('DONE', 'DEAD') or p.state = 'SENDING' and p.planned_at <= p.claimed_at
-                    then excluded.planned_at else p.planned_at end
-
 -- links_of --
 -- Which of these roots are linked where: for rows the links table does not answer.
 select l.sync_key, l.connection from sync.external_link l
@@ -35,9 +13,6 @@ select n.org_id, n.connection, 'unlinked', n.entity_type, n.entity_id
 from json_to_recordset(%(rows)s::json) as n(org_id text, connection text, entity_type text, entity_id text)
 order by n.org_id, n.connection, n.entity_id
 on conflict (org_id, connection, kind, subject) where closed_at is null do nothing
-
--- wake --
-select pg_notify('sync_push', '')
 
 -- unreadable --
 insert into sync.dead_letter (source, record_key, value, position, code, cause)
