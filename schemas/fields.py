@@ -68,7 +68,7 @@ class Aggregate:
         root: canonical type of the root entity.
         fields: the root's fields.
         parts: the kinds of parts it holds.
-        archive: what an archived record holds there, dotted path -> value; empty when they cannot archive.
+        archive: what an archived record holds there, payload key -> value; empty when they cannot archive.
     """
 
     external_type: str

@@ -50,6 +50,10 @@ class Resources:
         found = self.model.type_of_id(entity_id)
         return found.name if found else None
 
+    def every_change(self, entity_type: str) -> bool:
+        """Whether an entity type is event-like: every version of it is sent."""
+        return bool(getattr(self.model.types[entity_type], "every_change", False))
+
     @asynccontextmanager
     async def client(self, connection: Connection) -> AsyncIterator[Client]:
         """The adapter's client of a connection, with its HTTP client and its secrets."""

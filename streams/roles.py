@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import uvloop
 
+from connectors.contract import ExternalRecord
 from streams import capture, clock, logging, topics, worker
 from streams.agents import AgentSpec
 from streams.inbound import publish
@@ -21,11 +22,12 @@ from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
 from streams.outbound.agents import NAME as PLAN
 from streams.outbound.agents import PlanAgent
-from streams.outbound.dispatcher import Dispatcher
+from streams.outbound.dispatcher import Dispatcher, Systems
 from streams.outbound.links import Links
 from streams.outbound.planner import Planner
 from streams.resources import Resources, manifest, opened
 from streams.settings import Settings
+from streams.store.connections import Connection
 
 ROLES = ("plan", "apply", "dispatch", "jobs")
 
@@ -52,12 +54,15 @@ class Watch:
 
 async def work(settings: Settings, roles: Sequence[str]) -> int:
     """Run a worker with these roles until a signal or a failure; the exit code."""
-    async with opened(settings) as resources, _jobs(resources, roles) as services:
+    async with (
+        opened(settings) as resources,
+        publish.opened(settings.kafka_bootstrap, resources.schemas) as publisher,
+        _jobs(resources, publisher, roles) as services,
+    ):
         dispatcher = Dispatcher(
             resources.app,
             settings.dsn("app"),
-            manifest=manifest,
-            open_client=resources.client,
+            systems=Systems(manifest, resources.client, _refresh(publisher), resources.every_change),
             slot=lambda: running.slot or 0,
             now=clock.now,
             spread=clock.spread,
@@ -96,24 +101,29 @@ def _applying(resources: Resources, wake: Callable[[], None]) -> AgentSpec:
 
 
 @asynccontextmanager
-async def _jobs(resources: Resources, roles: Sequence[str]) -> AsyncIterator[list[worker.Service]]:
+async def _jobs(
+    resources: Resources, publisher: publish.Publisher, roles: Sequence[str]
+) -> AsyncIterator[list[worker.Service]]:
     """Polls and the watch over capture."""
     if "jobs" not in roles:
         yield []
         return
     settings = resources.settings
-    async with publish.opened(settings.kafka_bootstrap, resources.schemas) as publisher:
-        poller = Poller(resources.app, publisher, manifest, resources.client, now=clock.now)
-        schedule = Schedule(
-            settings.dsn("app"),
-            resources.app,
-            resources.applier,
-            poller,
-            manifest,
-            now=clock.now,
-            spread=clock.spread,
-        )
-        yield [schedule, Watch(settings)]
+    poller = Poller(resources.app, publisher, manifest, resources.client, now=clock.now)
+    schedule = Schedule(
+        settings.dsn("app"), resources.app, resources.applier, poller, manifest, now=clock.now, spread=clock.spread
+    )
+    yield [schedule, Watch(settings)]
+
+
+def _refresh(publisher: publish.Publisher) -> Callable[[Connection, ExternalRecord], Awaitable[None]]:
+    """A record that the dispatcher read goes the way of all of theirs: the applier decides about it."""
+
+    async def refresh(connection: Connection, record: ExternalRecord) -> None:
+        sender = publish.Sender(connection.org_id, connection.name, connection.system)
+        await publisher.publish([publish.event_of(record, sender, source="fetch", received_at=clock.now())])
+
+    return refresh
 
 
 def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:

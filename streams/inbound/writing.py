@@ -17,7 +17,7 @@ from streams.inbound.folding import Entity, Folded, Track, open_differences, vie
 from streams.inbound.incoming import Unit
 from streams.inbound.reading import Loaded
 from streams.rules import echoes
-from streams.store import canon_writes, queries, wishes
+from streams.store import canon_writes, queries, waits, wishes
 from streams.store.canon_writes import RowWrite, Written
 from streams.store.wishes import Wish
 
@@ -125,6 +125,8 @@ async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> 
     new = [track.record for track in folded.tracks if track.link_is_new]
     rows = [{"id": r.link_id, "external_id": r.external_id, "entity_id": r.entity_id} for r in new]
     await _run(conn, unit, "save_links", rows, now)
+    linked = [record.entity_id for record in new if record.entity_id]
+    await waits.release(conn, unit.org_id, unit.connection.name, linked, now=now)
     changed = [t for t in folded.tracks if t.record.link_id and dict(t.record.unresolved) != t.unresolved]
     waiting = [{"id": t.record.link_id, "unresolved": t.unresolved} for t in changed]
     await _run(conn, unit, "save_unresolved", waiting, now)

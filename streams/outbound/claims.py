@@ -1,53 +1,61 @@
-"""The database side of a lane: claim and freeze before a call, settle and confirm after it.
+"""A lane's way to work: ready intents are taken, their aggregates read, the bytes frozen and committed.
 
-Ready intents are taken, their aggregates read, the bytes frozen and committed. Only then may a byte leave. Results of
-many calls are committed together, each guarded by its fence: a worker that lost its claim to another changes nothing.
+Only then may a byte leave. What needs no call, waits for another, or is held by the guard is settled right here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from connectors.contract import Client, Delivered, Manifest, Op, Outcome
-from streams.outbound.writes import Claim, Linked, NoCall, as_rows, freeze, plan_write
-from streams.rules.retries import Done, GiveUp, Next, Park, RetryAt, StopLane
-from streams.store import aggregates, queries
+from connectors.contract import Client, Manifest
+from schemas.problems import Problem
+from streams.outbound import guard
+from streams.outbound.outcomes import bury, settled
+from streams.outbound.waits import Dependencies
+from streams.outbound.writes import Blocked, Claim, Event, Linked, NoCall, Plan, Planned, as_rows, freeze, plan_write
+from streams.rules import references, retries
+from streams.rules.retries import Park, Resolve
+from streams.store import aggregates, push_events, queries
 from streams.store.aggregates import Rows
 from streams.store.connections import Connection
 
 LEASE = timedelta(seconds=90)
 _SQL = queries("outbound")
+_log = structlog.get_logger("outbound.claims")
 
-
-@dataclass(slots=True)
-class Result:
-    """One attempt: the claim, what they said, what follows."""
-
-    claim: Claim
-    outcome: Outcome
-    next: Next
-    sent_at: datetime
-    answered_at: datetime
+Row = dict[str, Any]
+Conn = AsyncConnection[Any]
 
 
 class Claims:
-    """Claims and results of one connection. Time is a parameter."""
+    """Claims of one connection. Time is a parameter.
 
-    def __init__(self, connection: Connection, manifest: Manifest, slot: int) -> None:
+    Args:
+        every_change: whether an entity type is event-like: every version of it is sent.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        manifest: Manifest,
+        slot: int,
+        *,
+        every_change: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._connection = connection
         self._manifest = manifest
         self._slot = slot
+        self._every_change = every_change
+        self._dependencies = Dependencies(connection, manifest)
         self._key = {"org": connection.org_id, "connection": connection.name}
 
-    async def take(
-        self, conn: AsyncConnection, client: Client, *, limit: int, now: datetime
-    ) -> tuple[int, list[Claim]]:
+    async def take(self, conn: Conn, client: Client, *, limit: int, now: datetime) -> tuple[int, list[Claim]]:
         """Claim up to `limit` intents and freeze their bytes; (number claimed, those that need a call).
 
         A claim that was committed and not frozen was not sent: whoever takes it over builds it anew.
@@ -56,176 +64,161 @@ class Claims:
             values = self._key | {"now": now, "lease": now + LEASE, "slot": self._slot, "limit": limit}
             await cursor.execute(_SQL["claim"], values)
             claims = await cursor.fetchall()
+        rows = self._recover(claims, now)
         fresh = [claim for claim in claims if not claim.resent]
-        idle = await self._freeze(conn, fresh, client, now) if fresh else set()
+        rows += await self._freeze(conn, fresh, client, now) if fresh else []
+        if rows:
+            await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(rows), "now": now})
+            told = {r["entity_id"]: _told(r) for r in rows if r["state"] == "DEAD"}
+            await bury(conn, self._connection, [(c, told[c.entity_id]) for c in claims if c.entity_id in told], now)
+        idle = {row["entity_id"] for row in rows}
         return len(claims), [claim for claim in claims if claim.entity_id not in idle]
 
-    async def _freeze(self, conn: AsyncConnection, fresh: list[Claim], client: Client, now: datetime) -> set[str]:
-        """Freeze what has to be sent, settle what has not; ids of the latter."""
-        rows, links = await self._read(conn, fresh)
-        frozen, idle = [], []
-        for claim in fresh:
-            rows_now = rows.get(claim.entity_id)
-            planned = plan_write(claim, rows_now, links, connection=self._connection, manifest=self._manifest)
-            if isinstance(planned, NoCall):
-                idle.append(_settled(claim, "DONE", done=True, code=planned.reason))
-            else:
-                frozen.append(freeze(claim, planned, client.build(planned.write)))
-        if frozen:
-            await conn.execute(_SQL["freeze"], self._key | {"rows": as_rows(frozen)})
-        if idle:
-            await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(idle), "now": now})
-        return {row["entity_id"] for row in idle}
-
-    async def _read(self, conn: AsyncConnection, claims: list[Claim]) -> tuple[dict[str, Rows], dict[str, Linked]]:
-        """The aggregates as they are now, and the links of their roots and of what they refer to."""
-        rows = await self._rows(conn, claims)
-        ids = {claim.entity_id for claim in claims} | self._references(claims, rows)
-        cursor = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
-        return rows, {
-            entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()))
-            async for entity_id, external_id, rev, base, open_fields in cursor
-        }
-
-    async def _rows(self, conn: AsyncConnection, claims: Iterable[Claim]) -> dict[str, Rows]:
-        wanted: dict[str, list[str]] = {}
+    def _recover(self, claims: Sequence[Claim], now: datetime) -> list[Row]:
+        """Creates whose worker is gone, where a repeat would not be safe."""
+        rows = []
         for claim in claims:
-            wanted.setdefault(claim.external_type, []).append(claim.entity_id)
+            if not claim.resent or claim.resolve:
+                continue
+            match retries.left_over(claim.as_attempt(), manifest=self._manifest, now=now):
+                case Resolve(at, how, token):
+                    waits = {"not_before": at, "keep_bytes": True, "resolve": how, "resolve_token": token}
+                    rows.append(settled(claim, "UNKNOWN") | waits)
+                case Park():
+                    rows.append(settled(claim, "PARKED", code="outcome_unknown") | {"keep_bytes": True})
+                case _:
+                    pass
+        return rows
+
+    async def _freeze(self, conn: Conn, fresh: list[Claim], client: Client, now: datetime) -> list[Row]:
+        """Freeze what has to be sent; how the others are settled."""
+        rows, events = await self._rows(conn, fresh)
+        links = await self._links(conn, fresh, rows)
+        plans, idle = self._plan(fresh, rows, events, links)
+        blocked = [(claim, plan) for claim, plan in plans if isinstance(plan, Blocked)]
+        writes = [(claim, plan) for claim, plan in plans if isinstance(plan, Planned)]
+        if blocked:
+            for waits in await self._dependencies.block(conn, blocked, now=now):
+                idle.append(_waiting(waits.claim, waits.missing.entity_id, hopeless=waits.hopeless))
+        held = await guard.screen(conn, self._connection, writes, now=now)
+        idle += [_held(claim, held[claim.entity_id]) for claim, _ in writes if claim.entity_id in held]
+        frozen = []
+        for claim, planned in writes:
+            if claim.entity_id in held:
+                continue
+            try:
+                body = client.build(planned.write)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one record holds up no other
+                idle.append(_unbuildable(claim, error))
+                continue
+            frozen.append(freeze(claim, planned, body, events.get(claim.entity_id)) | {"counted_at": claim.counted_at})
+        if frozen:
+            await self._dependencies.later(conn, writes)
+            await conn.execute(_SQL["freeze"], self._key | {"rows": as_rows(frozen), "now": now})
+        return idle
+
+    def _plan(
+        self,
+        fresh: Sequence[Claim],
+        rows: Mapping[str, Rows],
+        events: Mapping[str, Event],
+        links: Mapping[str, Linked],
+    ) -> tuple[list[tuple[Claim, Plan]], list[Row]]:
+        """What each claim comes to, and the rows of those that come to nothing."""
+        plans: list[tuple[Claim, Plan]] = []
+        idle = []
+        for claim in fresh:
+            event = events.get(claim.entity_id)
+            if event is None and self._every_change(claim.entity_type):
+                idle.append(settled(claim, "DONE", done=True, code="no_new_version"))
+                continue
+            try:
+                found = plan_write(
+                    claim,
+                    rows.get(claim.entity_id),
+                    links,
+                    connection=self._connection,
+                    manifest=self._manifest,
+                    event=event,
+                )
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one record holds up no other
+                idle.append(_unbuildable(claim, error))
+                continue
+            if isinstance(found, NoCall):
+                passed = {"event_done": event.id, "more": True} if event else {}
+                idle.append(settled(claim, "DONE", done=True, code=found.reason) | passed)
+            else:
+                plans.append((claim, found))
+        return plans, idle
+
+    async def _rows(self, conn: Conn, claims: Iterable[Claim]) -> tuple[dict[str, Rows], dict[str, Event]]:
+        """The aggregates as they are now; of event-like types as they were at the next event."""
+        wanted: dict[str, list[str]] = {}
+        logged: list[tuple[str, int]] = []
+        for claim in claims:
+            if self._every_change(claim.entity_type):
+                logged.append((claim.entity_id, claim.event_done))
+            else:
+                wanted.setdefault(claim.external_type, []).append(claim.entity_id)
         found: dict[str, Rows] = {}
         for external_type, ids in wanted.items():
             aggregate = self._manifest.aggregate(external_type)
-            found |= await aggregates.read(conn, aggregate, self._connection.org_id, ids)
-        return found
+            also = tuple(each["field"] for each in self._connection.filters.get(aggregate.root, ()))
+            found |= await aggregates.read(conn, aggregate, self._connection.org_id, ids, also=also)
+        events = await self._events(conn, logged) if logged else {}
+        return found | {entity_id: event.rows for entity_id, event in events.items()}, events
 
-    def _references(self, claims: Iterable[Claim], rows: dict[str, Rows]) -> set[str]:
+    async def _events(self, conn: Conn, wanted: Sequence[tuple[str, int]]) -> dict[str, Event]:
+        told = await push_events.next_events(conn, self._connection.org_id, self._connection.name, wanted)
+        return {entity_id: Event(each.id, _as_rows_of(each)) for entity_id, each in told.items()}
+
+    async def _links(self, conn: Conn, claims: Iterable[Claim], rows: Mapping[str, Rows]) -> dict[str, Linked]:
+        """The links of the roots and of what they refer to."""
+        ids = {claim.entity_id for claim in claims} | self._references(claims, rows)
+        cursor = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
+        return {
+            entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()), version)
+            async for entity_id, external_id, rev, base, version, open_fields in cursor
+        }
+
+    def _references(self, claims: Iterable[Claim], rows: Mapping[str, Rows]) -> set[str]:
         found: set[str] = set()
         for claim in claims:
-            if root := rows.get(claim.entity_id):
-                fields = self._manifest.aggregate(claim.external_type).fields
-                found.update(root.root[f.canonical] for f in fields if f.references and root.root.get(f.canonical))
+            if row := rows.get(claim.entity_id):
+                aggregate = self._manifest.aggregate(claim.external_type)
+                found.update(entity_id for _, entity_id in references.in_rows(aggregate, row.root, row.parts))
         return found
 
-    async def commit(self, conn: AsyncConnection, results: list[Result], *, now: datetime) -> bool:
-        """Record results in one transaction; whether one of the intents is to be sent again at once."""
-        async with conn.transaction():
-            settled = sorted((_settle_row(r) for r in results), key=lambda r: (r["external_type"], r["entity_id"]))
-            cursor = await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(settled), "now": now})
-            states = {(external_type, entity_id): state async for external_type, entity_id, state in cursor}
-            kept = [r for r in results if (r.claim.external_type, r.claim.entity_id) in states]
-            await self._confirm(conn, [r for r in kept if isinstance(r.outcome, Delivered)], now)
-            await self._bury(conn, [r for r in kept if isinstance(r.next, GiveUp)], now)
-            if kept:
-                rows = as_rows([_delivery_row(r) for r in kept])
-                await conn.execute(_SQL["deliveries"], self._key | {"rows": rows, "now": now})
-        return "PENDING" in states.values()
-
-    async def _confirm(self, conn: AsyncConnection, delivered: list[Result], now: datetime) -> None:
-        alive = [r for r in delivered if r.claim.op != Op.DELETE]
-        gone = [r.claim.entity_id for r in delivered if r.claim.op == Op.DELETE]
-        if alive:
-            rows = as_rows([_confirm_row(r, r.outcome) for r in alive if isinstance(r.outcome, Delivered)])
-            await conn.execute(_SQL["confirm"], self._key | {"rows": rows, "now": now})
-        if gone:
-            await conn.execute(_SQL["unlink"], self._key | {"ids": gone, "now": now})
-        if positions := [self._position(r.claim) for r in delivered if r.claim.error_code]:
-            await conn.execute(_SQL["close_dead_letters"], {"positions": positions, "now": now})
-
-    async def _bury(self, conn: AsyncConnection, dead: list[Result], now: datetime) -> None:
-        if dead:
-            rows = [
-                {"entity_id": r.claim.entity_id, "position": self._position(r.claim), **_error(r.outcome)} for r in dead
-            ]
-            await conn.execute(_SQL["dead_letters"], self._key | {"rows": as_rows(rows), "now": now})
-
-    def _position(self, claim: Claim) -> str:
-        return f"{self._connection.org_id}/{self._connection.name}/{claim.external_type}/{claim.entity_id}"
-
-    async def next_due(self, conn: AsyncConnection) -> datetime | None:
+    async def next_due(self, conn: Conn) -> datetime | None:
         """When an intent of this lane is ready next."""
         row = await (await conn.execute(_SQL["next_due"], self._key)).fetchone()
         return row[0] if row else None
 
-    async def pause(self, conn: AsyncConnection, reason: str) -> None:
-        """Pause the lane until a person looks."""
-        await conn.execute(_SQL["pause"], self._key | {"reason": reason})
-        await conn.execute(
-            "select pg_notify('sync_connection', %s)", (f"{self._connection.org_id}/{self._connection.name}",)
-        )
+
+def _as_rows_of(event: push_events.NextEvent) -> Rows:
+    deleted_at = event.modified_at.isoformat() if event.op == "delete" else event.row.get("deleted_at")
+    return Rows({**event.row, "deleted_at": deleted_at, "modified_at": event.modified_at.isoformat()})
 
 
-def _error(outcome: Outcome) -> dict[str, str | None]:
-    if isinstance(outcome, Delivered):
-        return {"error_code": None, "error_cause": None}
-    return {"error_code": outcome.error.code, "error_cause": outcome.error.cause}
+def _waiting(claim: Claim, entity_id: str, *, hopeless: bool) -> Row:
+    cause = f"waiting for {entity_id}"
+    if hopeless:
+        return settled(claim, "DONE", done=True, code="parent_not_synced") | {"error_cause": cause}
+    return settled(claim, "WAITING", code="waiting") | {"free_try": True, "error_cause": cause}
 
 
-def _settled(claim: Claim, state: str, *, done: bool = False, code: str | None = None) -> dict[str, Any]:
-    return {
-        "external_type": claim.external_type,
-        "entity_id": claim.entity_id,
-        "fence": claim.fence,
-        "done": done,
-        "state": state,
-        "not_before": None,
-        "keep_bytes": False,
-        "free_try": False,
-        "error_code": code,
-        "error_cause": None,
-    }
+def _held(claim: Claim, hold: int) -> Row:
+    return settled(claim, "HELD", code="mass_change") | {"free_try": True, "hold_id": hold}
 
 
-def _settle_row(result: Result) -> dict[str, Any]:
-    """What becomes of the intent."""
-    match result.next:
-        case Done():
-            row = _settled(result.claim, "DONE", done=True)
-        case RetryAt(at, keep_bytes):
-            row = _settled(result.claim, "RETRY") | {"not_before": at, "keep_bytes": keep_bytes}
-        case GiveUp():
-            row = _settled(result.claim, "DEAD")
-        case Park():
-            row = _settled(result.claim, "PARKED")
-        case StopLane(keep_bytes):
-            row = _settled(result.claim, "PENDING") | {"keep_bytes": keep_bytes, "free_try": True}
-    return row | _error(result.outcome)
+def _told(row: Row) -> dict[str, str | None]:
+    return {"error_code": row["error_code"], "error_cause": row["error_cause"]}
 
 
-def _confirm_row(result: Result, outcome: Delivered) -> dict[str, Any]:
-    claim = result.claim
-    return {
-        "external_type": claim.external_type,
-        "entity_type": claim.entity_type,
-        "entity_id": claim.entity_id,
-        "sync_key": claim.sync_key,
-        "external_id": outcome.external_id,
-        "op": claim.op,
-        "link_rev": claim.link_rev,
-        "sent": claim.sent,
-        "external_version": outcome.external_version,
-        "external_updated_at": outcome.external_updated_at,
-        "sent_at": result.sent_at,
-    }
-
-
-def _delivery_row(result: Result) -> dict[str, Any]:
-    claim, outcome = result.claim, result.outcome
-    told = _error(outcome)
-    return {
-        "external_type": claim.external_type,
-        "entity_type": claim.entity_type,
-        "entity_id": claim.entity_id,
-        "external_id": outcome.external_id if isinstance(outcome, Delivered) else None,
-        "op": claim.op,
-        "outcome": told["error_code"] or "delivered",
-        "status": outcome.status if isinstance(outcome, Delivered) else outcome.error.status,
-        "cause": told["error_cause"],
-        "changed": claim.changed,
-        "attempt": claim.attempt,
-        "idem_key": claim.idem_key,
-        "seq": claim.claimed_seq,
-        "committed_at": claim.committed_at,
-        "planned_at": claim.planned_at,
-        "claimed_at": claim.claimed_at,
-        "sent_at": result.sent_at,
-        "answered_at": result.answered_at,
-    }
+def _unbuildable(claim: Claim, error: Exception) -> Row:
+    """A record that the mapping or the adapter cannot turn into a request: a dead letter until it changes."""
+    told = (
+        error if isinstance(error, Problem) else Problem("write_unbuildable", f"{type(error).__name__} in the adapter")
+    )
+    _log.error("write_unbuildable", type=claim.external_type, entity=claim.entity_id, code=told.code)
+    return settled(claim, "DEAD", code=told.code) | {"error_cause": told.cause}

@@ -8,32 +8,53 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from connectors.contract import Client, Manifest
+from connectors.contract import Client, ExternalRecord, Manifest
 from schemas.problems import Problem
+from streams.outbound.calls import Calls
 from streams.outbound.claims import Claims
-from streams.outbound.lanes import DATABASE_PAUSE_S, Lane
-from streams.store import connections, queries
+from streams.outbound.lanes import DATABASE_PAUSE_S, Lane, Tools
+from streams.outbound.outcomes import Outcomes
+from streams.rules.breakers import Breaker
+from streams.rules.retries import Terms
+from streams.store import connections, queries, waits
 from streams.store.connections import Connection
 
 LOOK_EVERY_S = 2.0
+RELEASE_EVERY = timedelta(seconds=10)
 _SQL = queries("outbound")
 _log = structlog.get_logger("outbound.dispatcher")
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """How the dispatcher gets at the outside world and at what the model says.
+
+    Args:
+        open_client: makes the client of a connection; may raise Problem, then that connection has no lane until it
+            changes.
+        refresh: publishes a record of theirs that was read because it refused our write.
+        every_change: whether an entity type is event-like.
+    """
+
+    manifest: Callable[[str], Manifest]
+    open_client: Callable[[Connection], AbstractAsyncContextManager[Client]]
+    refresh: Callable[[Connection, ExternalRecord], Awaitable[None]]
+    every_change: Callable[[str], bool]
 
 
 class Dispatcher:
     """A service of the worker: `run`, `stop`, and `wake` from the planner.
 
     Args:
-        open_client: makes the client of a connection; may raise Problem, then that connection has no lane until it
-            changes.
         slot: this worker's number, written into claims so that a successor can take them over at once.
     """
 
@@ -44,22 +65,21 @@ class Dispatcher:
         pool: AsyncConnectionPool,
         dsn: str,
         *,
-        manifest: Callable[[str], Manifest],
-        open_client: Callable[[Connection], AbstractAsyncContextManager[Client]],
+        systems: Systems,
         slot: Callable[[], int],
         now: Callable[[], datetime],
         spread: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._dsn = dsn
-        self._manifest = manifest
-        self._open_client = open_client
+        self._systems = systems
         self._slot = slot
         self._now = now
         self._spread = spread
         self._lanes: dict[tuple[str, str], tuple[Lane, AsyncExitStack]] = {}
         self._broken: dict[tuple[str, str], Connection] = {}
         self._changed = asyncio.Event()
+        self._released_at = now()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -97,11 +117,20 @@ class Dispatcher:
                 async with self._pool.connection() as conn:
                     wanted = {(c.org_id, c.name): c for c in await connections.list_active(conn)}
                 await self._adjust(wanted)
+                await self._release_waiting()
             except psycopg.OperationalError as error:
                 _log.warning("waiting_for", what="postgres", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+
+    async def _release_waiting(self) -> None:
+        if self._now() - self._released_at < RELEASE_EVERY:
+            return
+        self._released_at = self._now()
+        async with self._pool.connection() as conn, conn.transaction():
+            if await waits.release_linked(conn, now=self._released_at):
+                self.wake()
 
     async def _adjust(self, wanted: dict[tuple[str, str], Connection]) -> None:
         """Stop lanes of connections that are gone or changed, open those that are missing."""
@@ -114,24 +143,35 @@ class Dispatcher:
     async def _open(self, key: tuple[str, str], connection: Connection) -> None:
         closing = AsyncExitStack()
         try:
-            client = await closing.enter_async_context(self._open_client(connection))
-            manifest = self._manifest(connection.system)
+            client = await closing.enter_async_context(self._systems.open_client(connection))
+            manifest = self._systems.manifest(connection.system)
         except Problem as problem:
             self._broken[key] = connection
             _log.error("lane_not_open", connection=connection.name, code=problem.code, cause=problem.cause)
             return
-        lane = Lane(
-            connection,
-            client,
-            Claims(connection, manifest, self._slot()),
-            self._pool,
-            concurrency=manifest.concurrency,
-            now=self._now,
-            spread=self._spread,
-        )
+        lane = Lane(connection, self._tools(connection, manifest, client))
         lane.start()
         self._lanes[key] = (lane, closing)
         _log.info("lane_open", connection=connection.name, system=connection.system)
+
+    def _tools(self, connection: Connection, manifest: Manifest, client: Client) -> Tools:
+        breaker, slot = Breaker(), self._slot()
+        terms = Terms(connection.retry_policy, manifest, self._spread)
+
+        async def refresh(record: ExternalRecord) -> None:
+            await self._systems.refresh(connection, record)
+
+        return Tools(
+            client=client,
+            claims=Claims(connection, manifest, slot, every_change=self._systems.every_change),
+            outcomes=Outcomes(connection),
+            calls=Calls(client, terms, breaker, refresh=refresh, now=self._now),
+            breaker=breaker,
+            pool=self._pool,
+            concurrency=connection.concurrency or manifest.concurrency,
+            slot=slot,
+            now=self._now,
+        )
 
     async def _close(self, key: tuple[str, str]) -> None:
         lane, closing = self._lanes.pop(key)

@@ -1,13 +1,13 @@
 """From a claimed wish to frozen bytes: what, if anything, has to be sent. All of it is pure.
 
 A wish is for the current state, so the rows are read after the claim: a change that comes later raises `wanted_seq`
-again and is seen by the result.
+again and is seen by the result. Of event-like types every version is sent instead, the oldest first.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,10 +15,15 @@ from typing import Any
 import orjson
 
 from connectors.contract import CreateTier, Manifest, Op, Write
-from schemas.fields import Document
-from streams.rules import keys, mapping
+from schemas.fields import Aggregate, Document
+from streams.rules import dependencies, filters, keys, mapping, selection
+from streams.rules.dependencies import Missing
+from streams.rules.retries import Attempt
 from streams.store.aggregates import Rows
 from streams.store.connections import Connection
+
+ARCHIVED = "archived"
+"""Key of a base: they hold the record as archived. No field of ours has it, so it is never a difference by itself."""
 
 
 @dataclass(slots=True)
@@ -35,20 +40,42 @@ class Claim:
     generation: int
     attempt: int
     first_failed_at: datetime | None
+    first_sent_at: datetime | None
     error_code: str | None
     op: str | None
+    external_id: str | None
     idem_key: str | None
     body: bytes | None
     sent: Document | None
     changed: list[str] | None
     link_rev: int | None
+    resolve: str | None
+    resolve_token: str | None
+    resolve_tries: int
+    event_done: int
+    event_claimed: int | None
+    counted_at: datetime | None
+    hold_id: int | None
     committed_at: datetime | None
     planned_at: datetime | None
     claimed_at: datetime
     resent: bool = field(init=False)
+    before: Document | None = field(init=False, default=None)
+    """What they held before the write, as far as we know; not known for a write that was frozen by another worker."""
 
     def __post_init__(self) -> None:
         self.resent = self.body is not None
+
+    def as_attempt(self) -> Attempt:
+        """What the rules of retrying want to know of it."""
+        return Attempt(
+            Op(self.op or Op.UPDATE),
+            self.attempt,
+            self.first_failed_at,
+            self.resent,
+            self.first_sent_at or self.claimed_at,
+            self.resolve_tries,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +86,15 @@ class Linked:
     rev: int | None
     base: Document
     open_fields: frozenset[str]
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One version of an entity of an event-like type: the rows as they were then."""
+
+    id: int
+    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +105,56 @@ class NoCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """The record cannot be there before these are."""
+
+    missing: Sequence[Missing]
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A write that has to be sent.
 
     Args:
         sent: the document it carries, as that system can hold it; once confirmed it is the base.
+        before: the base it was compared with.
         rev: `link_state.rev` that was compared with, None when there was none.
+        later: references that it had to leave out, and that are sent once they are known there.
     """
 
     write: Write
     sent: Document
+    before: Document
     rev: int | None
+    later: Sequence[Missing] = ()
+
+
+Plan = Planned | NoCall | Blocked
 
 
 def plan_write(
-    claim: Claim, rows: Rows | None, links: Mapping[str, Linked], *, connection: Connection, manifest: Manifest
-) -> Planned | NoCall:
-    """What has to be sent so that they hold the current state; pure.
+    claim: Claim,
+    rows: Rows | None,
+    links: Mapping[str, Linked],
+    *,
+    connection: Connection,
+    manifest: Manifest,
+    event: Event | None = None,
+) -> Plan:
+    """What has to be sent so that they hold the current state, or the state of one event; pure.
 
     Args:
-        rows: the aggregate as it is now, None when the row is gone.
+        rows: the aggregate as it is now, or as the event has it; None when the row is gone.
         links: entity id -> their record, of the entity and of what it refers to.
     """
     link = links.get(claim.entity_id)
-    if rows is None or rows.deleted:
-        return _plan_delete(claim, rows, link, connection)
     aggregate = manifest.aggregate(claim.external_type)
+    write = _Build(claim, aggregate, link, connection, event)
+    if rows is None or rows.deleted:
+        return write.away(connection.delete_policy, "delete_ignored", rows)
+    if not filters.passes(connection.filters.get(aggregate.root, ()), rows.root):
+        return write.away(connection.on_leave, "left_kept" if link else "filtered_out", rows)
+    narrow = selection.narrowed(aggregate, connection.fields.get(aggregate.root, {}))
     ids_are_ours = manifest.create_tier is CreateTier.CLIENT_ID
 
     def external_id(_: str, entity_id: str) -> str | None:
@@ -102,43 +162,79 @@ def plan_write(
             return links[entity_id].external_id
         return entity_id if ids_are_ours else None
 
-    ours = rows.document(aggregate)
+    ours = rows.document(narrow)
+    absent = dependencies.missing(narrow, ours, links)
+    if blocking := [each for each in absent if each.on_missing == "wait"]:
+        return Blocked(blocking)
+    base, others = selection.split(narrow, link.base) if link else ({}, {})
     if link:
         _leave_out_open_questions(ours, link)
-    sent = mapping.view(aggregate, ours, external_id)
-    differing = mapping.differences(sent, link.base) if link else frozenset()
-    if link and link.rev is not None and not differing:
+    sent = mapping.view(narrow, ours, external_id)
+    differing = mapping.differences(sent, base) if link else frozenset()
+    if link and ARCHIVED in link.base:
+        differing |= sent.keys()
+    if link and link.rev is not None and not differing and not event:
         return NoCall("no_difference")
-    op = Op.UPDATE if link else Op.CREATE
-    write = Write(
-        op=op,
-        external_type=claim.external_type,
-        entity_id=claim.entity_id,
-        external_id=external_id(claim.entity_type, claim.entity_id),
-        payload=mapping.to_payload(aggregate, ours, external_id),
-        changed=mapping.changed_paths(aggregate, differing),
-        key=_key(claim, connection, op),
-        at=datetime.fromisoformat(rows.root["modified_at"]),
-    )
-    return Planned(write, sent, link.rev if link else None)
+    others.pop(ARCHIVED, None)
+    later = [] if ids_are_ours else [each for each in absent if each.on_missing == "later"]
+    payload = mapping.to_payload(narrow, ours, external_id)
+    # of a record whose state we do not know, everything may differ
+    changed = mapping.changed_paths(narrow, differing) if link and link.rev is not None else frozenset(payload)
+    theirs = external_id(claim.entity_type, claim.entity_id)
+    made = write.write(Op.UPDATE if link else Op.CREATE, theirs, payload, changed if link else frozenset(), rows)
+    return Planned(made, others | sent, link.base if link else {}, link.rev if link else None, later)
 
 
-def _plan_delete(claim: Claim, rows: Rows | None, link: Linked | None, connection: Connection) -> Planned | NoCall:
-    if link is None:
-        return NoCall("never_there")
-    if connection.delete_policy == "ignore":
-        return NoCall("delete_ignored")
-    write = Write(
-        op=Op.DELETE,
-        external_type=claim.external_type,
-        entity_id=claim.entity_id,
-        external_id=link.external_id,
-        payload={},
-        changed=frozenset(),
-        key=_key(claim, connection, Op.DELETE),
-        at=datetime.fromisoformat(rows.root["modified_at"]) if rows else claim.claimed_at,
-    )
-    return Planned(write, {}, link.rev)
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What all writes of one claim share."""
+
+    claim: Claim
+    aggregate: Aggregate
+    link: Linked | None
+    connection: Connection
+    event: Event | None
+
+    def away(self, policy: str, ignored: str, rows: Rows | None) -> Plan:
+        """The write that takes their record away, as the policy says."""
+        link = self.link
+        if link is None:
+            return NoCall("never_there" if ignored == "delete_ignored" else ignored)
+        if policy in ("ignore", "keep"):
+            return NoCall(ignored)
+        if policy == "delete":
+            return Planned(self.write(Op.DELETE, link.external_id, {}, frozenset(), rows), {}, link.base, link.rev)
+        if not self.aggregate.archive:
+            return NoCall("archive_unsupported")
+        if ARCHIVED in link.base:
+            return NoCall("archived_already")
+        payload = dict(self.aggregate.archive)
+        write = self.write(Op.UPDATE, link.external_id, payload, frozenset(payload), rows)
+        return Planned(write, {**link.base, ARCHIVED: True}, link.base, link.rev)
+
+    def write(
+        self, op: Op, external_id: str | None, payload: Mapping[str, Any], changed: frozenset[str], rows: Rows | None
+    ) -> Write:
+        claim = self.claim
+        return Write(
+            op=op,
+            external_type=claim.external_type,
+            entity_id=claim.entity_id,
+            external_id=external_id,
+            payload=payload,
+            changed=changed,
+            key=keys.idempotency_key(
+                org_id=self.connection.org_id,
+                connection=self.connection.name,
+                external_type=claim.external_type,
+                entity_id=claim.entity_id,
+                op=op,
+                generation=claim.generation,
+                seq=self.event.id if self.event else claim.claimed_seq,
+            ),
+            at=datetime.fromisoformat(rows.root["modified_at"]) if rows else claim.claimed_at,
+            version=self.link.version if self.link else None,
+        )
 
 
 def _leave_out_open_questions(ours: Document, link: Linked) -> None:
@@ -150,36 +246,29 @@ def _leave_out_open_questions(ours: Document, link: Linked) -> None:
             del ours[name]
 
 
-def _key(claim: Claim, connection: Connection, op: Op) -> str:
-    return keys.idempotency_key(
-        org_id=connection.org_id,
-        connection=connection.name,
-        external_type=claim.external_type,
-        entity_id=claim.entity_id,
-        op=op,
-        generation=claim.generation,
-        seq=claim.claimed_seq,
-    )
-
-
-def freeze(claim: Claim, planned: Planned, body: bytes) -> dict[str, Any]:
+def freeze(claim: Claim, planned: Planned, body: bytes, event: Event | None) -> dict[str, Any]:
     """Put the write into the claim; the answer is its row for the `freeze` statement."""
     claim.op = planned.write.op.value
+    claim.external_id = planned.write.external_id
     claim.idem_key = planned.write.key
     claim.body = body
     claim.sent = planned.sent
+    claim.before = planned.before
     claim.changed = sorted(planned.write.changed)
     claim.link_rev = planned.rev
+    claim.event_claimed = event.id if event else None
     return {
         "external_type": claim.external_type,
         "entity_id": claim.entity_id,
         "fence": claim.fence,
         "op": claim.op,
+        "external_id": claim.external_id,
         "idem_key": claim.idem_key,
         "body": base64.b64encode(body).decode(),
         "sent": claim.sent,
         "changed": claim.changed,
         "link_rev": claim.link_rev,
+        "event_claimed": claim.event_claimed,
     }
 
 

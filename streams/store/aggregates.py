@@ -32,15 +32,23 @@ class Rows:
 
 
 async def read(
-    conn: AsyncConnection, aggregate: Aggregate, org_id: str, ids: Iterable[str], *, lock: bool = False
+    conn: AsyncConnection,
+    aggregate: Aggregate,
+    org_id: str,
+    ids: Iterable[str],
+    *,
+    lock: bool = False,
+    also: tuple[str, ...] = (),
 ) -> dict[str, Rows]:
     """Roots by id with their parts, all in one snapshot; ids that have no row are missing from the answer.
 
-    With `lock`, rows are locked FOR UPDATE, the root before its parts, each table in order of id.
+    Args:
+        lock: rows are locked FOR UPDATE, the root before its parts, each table in order of id.
+        also: columns of the root beside those of the aggregate.
     """
     wanted = sorted(set(ids))
     found: dict[str, Rows] = {}
-    for statement in _statements(aggregate, lock=lock):
+    for statement in _statements(aggregate, also, lock=lock):
         cursor = await conn.execute(statement, {"org": org_id, "ids": wanted})
         async for kind, root_id, row in cursor:
             if kind == aggregate.root:
@@ -58,9 +66,9 @@ async def living(conn: AsyncConnection, table: str, org_id: str) -> list[str]:
 
 
 @cache
-def _statements(aggregate: Aggregate, *, lock: bool) -> tuple[bytes, ...]:
+def _statements(aggregate: Aggregate, also: tuple[str, ...], *, lock: bool) -> tuple[bytes, ...]:
     """The root's select, then each part's; without locks as one statement, so that all see the same snapshot."""
-    selects = [_select(aggregate.root, "id", tuple(f.canonical for f in aggregate.fields), living=False)]
+    selects = [_select(aggregate.root, "id", (*(f.canonical for f in aggregate.fields), *also), living=False)]
     for part in aggregate.parts:
         columns = tuple(f.canonical for f in part.fields)
         selects.append(_select(part.entity_type, part.parent, columns, living=True))

@@ -21,11 +21,17 @@ from json_to_recordset(%(rows)s::json) as r(source text, record_key text, value 
 on conflict (source, position) where position is not null do nothing
 
 -- claim --
--- Ready intents, and writes whose worker is gone (expired lease): those are sent again with their frozen bytes.
+-- Ready intents, live ones before backfill, and writes whose worker is gone (expired lease), with their frozen bytes.
 with ready as materialized (
   select connection, org_id, external_type, entity_id from sync.push_intent
-  where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY') and not_before <= %(now)s
+  where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY', 'UNKNOWN') and priority = 0
+    and not_before <= %(now)s
   order by not_before limit %(limit)s for update skip locked),
+backfill as materialized (
+  select connection, org_id, external_type, entity_id from sync.push_intent
+  where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY', 'UNKNOWN') and priority = 1
+    and not_before <= %(now)s
+  order by not_before limit greatest(0, %(limit)s - (select count(*) from ready)) for update skip locked),
 left_over as materialized (
   select connection, org_id, external_type, entity_id from sync.push_intent
   where org_id = %(org)s and connection = %(connection)s and state = 'SENDING' and lease_until <= %(now)s
@@ -33,16 +39,22 @@ left_over as materialized (
 update sync.push_intent p set
   state = 'SENDING', fence = p.fence + 1, lease_until = %(lease)s, slot = %(slot)s, attempt = p.attempt + 1,
   claimed_seq = case when p.body is null then p.wanted_seq else p.claimed_seq end, claimed_at = %(now)s
-from (select * from ready union all select * from left_over) c
+from (select * from ready union all select * from backfill union all select * from left_over) c
 where (p.org_id, p.connection, p.external_type, p.entity_id) = (c.org_id, c.connection, c.external_type, c.entity_id)
-returning p.external_type, p.entity_type, p.entity_id, p.sync_key, p.reason, p.fence, p.claimed_seq, p.generation, p.attempt, p.first_failed_at, p.error_code,
-          p.op, p.idem_key, p.body, p.sent, p.changed, p.link_rev, p.committed_at, p.planned_at, p.claimed_at
+returning p.external_type, p.entity_type, p.entity_id, p.sync_key, p.reason, p.fence, p.claimed_seq, p.generation, p.attempt, p.first_failed_at,
+          p.first_sent_at, p.error_code, p.op, p.external_id, p.idem_key, p.body, p.sent, p.changed, p.link_rev, p.resolve, p.resolve_token, p.resolve_tries,
+          p.event_done, p.event_claimed, p.counted_at, p.hold_id, p.committed_at, p.planned_at, p.claimed_at
 
 -- next_due --
 -- When the lane has something to do next; null when nothing waits.
 select min(at) from (
   (select not_before as at from sync.push_intent
-   where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY') order by not_before limit 1)
+   where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY', 'UNKNOWN') and priority = 0
+   order by not_before limit 1)
+  union all
+  (select not_before from sync.push_intent
+   where org_id = %(org)s and connection = %(connection)s and state in ('PENDING', 'RETRY', 'UNKNOWN') and priority = 1
+   order by not_before limit 1)
   union all
   (select lease_until from sync.push_intent
    where org_id = %(org)s and connection = %(connection)s and state = 'SENDING' order by lease_until limit 1)) due
@@ -52,7 +64,7 @@ select min(at) from (
 update sync.push_intent set lease_until = %(now)s where state = 'SENDING' and slot = %(slot)s
 
 -- links_and_states --
-select l.entity_id, l.external_id, s.rev, s.base,
+select l.entity_id, l.external_id, s.rev, s.base, s.external_version,
        (select array_agg(c.field) from sync.conflict c where c.org_id = l.org_id and c.connection = l.connection
           and c.entity_id = l.entity_id and c.resolved_at is null)
 from sync.external_link l left join sync.link_state s on s.org_id = l.org_id and s.link_id = l.id
@@ -60,28 +72,36 @@ where l.org_id = %(org)s and l.connection = %(connection)s and l.entity_id = any
 
 -- freeze --
 -- What will be sent, committed before the first byte leaves.
-update sync.push_intent p set op = r.op, idem_key = r.idem_key, body = decode(r.body, 'base64'), sent = r.sent, changed = r.changed, link_rev = r.link_rev
+update sync.push_intent p set op = r.op, external_id = r.external_id, idem_key = r.idem_key, body = decode(r.body, 'base64'), sent = r.sent, changed = r.changed,
+  link_rev = r.link_rev, event_claimed = r.event_claimed, first_sent_at = %(now)s, counted_at = coalesce(r.counted_at, p.counted_at)
 from (select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as j(external_type text,
-     entity_id text, fence bigint, op text, idem_key text, body text, sent jsonb, changed text[], link_rev bigint) offset 0) r
+     entity_id text, fence bigint, op text, external_id text, idem_key text, body text, sent jsonb, changed text[], link_rev bigint, event_claimed bigint,
+     counted_at timestamptz) offset 0) r
 where p.org_id = r.org_id and p.connection = r.connection and p.external_type = r.external_type and p.entity_id = r.entity_id
   and p.fence = r.fence
 
 -- settle --
 -- The result of claims, guarded by their fence: a worker that lost its claim changes nothing. `state` is what the
--- intent becomes when nothing newer is wanted; `keep_bytes` false thaws the write.
+-- intent becomes when nothing newer is wanted; `keep_bytes` false thaws the write; `more`: of an event-like type, later
+-- versions wait.
 update sync.push_intent p set
   done_seq = case when r.done then greatest(p.done_seq, p.claimed_seq) else p.done_seq end,
-  state = case when r.state in ('DONE', 'DEAD') and p.wanted_seq > p.claimed_seq then 'PENDING' else r.state end,
+  state = case when r.state in ('DONE', 'DEAD') and (p.wanted_seq > p.claimed_seq or r.more) then 'PENDING' else r.state end,
   not_before = coalesce(r.not_before, p.planned_at, %(now)s),
   attempt = case when r.done then 0 when r.free_try then greatest(p.attempt - 1, 0) else p.attempt end,
   first_failed_at = case when r.done or r.free_try then null else coalesce(p.first_failed_at, %(now)s) end,
-  generation = p.generation + case when r.done and p.op = 'delete' then 1 else 0 end,
+  generation = p.generation + case when r.done and p.op = 'delete' and r.called then 1 else 0 end,
   body = case when r.keep_bytes then p.body end,
   sent = case when r.keep_bytes then p.sent end,
+  first_sent_at = case when r.keep_bytes then p.first_sent_at end,
+  resolve = r.resolve, resolve_token = r.resolve_token, resolve_tries = coalesce(r.resolve_tries, 0),
+  event_done = greatest(p.event_done, coalesce(r.event_done, 0)),
+  hold_id = case when r.hold_id is not null then r.hold_id when r.done then null else p.hold_id end,
   lease_until = null, slot = null,
   error_code = r.error_code, error_cause = r.error_cause
 from (select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as j(external_type text,
-     entity_id text, fence bigint, done boolean, state text, not_before timestamptz, keep_bytes boolean, free_try boolean,
+     entity_id text, fence bigint, done boolean, called boolean, state text, not_before timestamptz, keep_bytes boolean, free_try boolean,
+     resolve text, resolve_token text, resolve_tries smallint, event_done bigint, more boolean, hold_id bigint,
      error_code text, error_cause text) offset 0) r
 where p.org_id = r.org_id and p.connection = r.connection and p.external_type = r.external_type and p.entity_id = r.entity_id
   and p.fence = r.fence and p.state || '' = 'SENDING'  -- no column, so that nobody looks in the index of states
@@ -153,3 +173,11 @@ where source = 'push' and state = 'open' and position = any(%(positions)s)
 
 -- pause --
 update sync.connection set state = 'paused', state_reason = %(reason)s where org_id = %(org)s and name = %(connection)s and state = 'active'
+
+-- breaker_open --
+insert into sync.breaker as b (org_id, connection, slot, failures, opened_at, code, cause)
+values (%(org)s, %(connection)s, %(slot)s, %(failures)s, %(now)s, %(code)s, %(cause)s)
+on conflict (org_id, connection, slot) do update set failures = excluded.failures, code = excluded.code, cause = excluded.cause
+
+-- breaker_closed --
+delete from sync.breaker where org_id = %(org)s and connection = %(connection)s and slot = %(slot)s

@@ -3,125 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import orjson
-import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from connectors import registry
-from connectors.contract import Delivered, Failed, Outcome, Write
+from connectors.contract import Delivered, ExternalRecord, Failed, Outcome
 from connectors.errors import Ambiguous, NotApplied, Rejected, Unauthorized
-from streams.outbound.claims import Claims, Result
-from streams.outbound.lanes import Lane
-from streams.outbound.planner import Planner, Touched
-from streams.outbound.writes import Claim
-from streams.rules import retries
+from streams.outbound.calls import Calls
+from streams.outbound.claims import Claims
+from streams.outbound.lanes import Lane, Tools
+from streams.outbound.outcomes import Outcomes
+from streams.rules.breakers import Breaker
+from streams.rules.retries import Terms
 from streams.settings import Settings
 from streams.store import connections, queries
+from streams.store.connections import Connection
+from tests.integration.scripted import MANIFEST, NOW, Outbound, Theirs, outbound_of
 
 pytestmark = pytest.mark.integration
-MANIFEST = registry.find("mock-sync-server").manifest
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-Script = Callable[[dict[str, object]], Outcome]
 
 
-class Theirs:
-    """An external system whose answers a test writes; keeps every body it was sent."""
+def tools_of(connection: Connection, theirs: Theirs, pool: AsyncConnectionPool) -> Tools:
+    breaker = Breaker()
 
-    batch_size = 100
+    async def refresh(record: ExternalRecord) -> None:
+        raise AssertionError(record)
 
-    def __init__(self, answer: Script | None = None) -> None:
-        self.answer: Script = answer or (lambda sent: Delivered(str(sent["id"]), 200))
-        self.bodies: list[bytes] = []
+    def now() -> datetime:
+        return datetime.now(UTC)
 
-    def build(self, write: Write) -> bytes:
-        shown = {"op": write.op, "id": write.external_id, "key": write.key, "changed": sorted(write.changed)}
-        return orjson.dumps({**shown, "payload": dict(write.payload)})
-
-    async def send(self, bodies: Sequence[bytes]) -> Sequence[Outcome]:
-        self.bodies.extend(bodies)
-        return [self.answer(orjson.loads(body)) for body in bodies]
-
-    @property
-    def sent(self) -> list[dict[str, object]]:
-        return [orjson.loads(body) for body in self.bodies]
-
-
-class Outbound:
-    """The outbound half without its loops: plan, then deliver one round at a time."""
-
-    def __init__(self, conn: psycopg.AsyncConnection, org: str, name: str) -> None:
-        self.conn, self.org, self.name = conn, org, name
-        self.now = NOW
-        self.theirs = Theirs()
-
-    async def insert(self, **fields: object) -> str:
-        return await self.sql(
-            "insert into canon.person (org_id, first_name, last_name) values (%s, %s, %s) returning id",
-            self.org, fields.get("first_name", "Ann"), fields.get("last_name", "Lee"),
-        )  # fmt: skip
-
-    async def sql(self, statement: str, *values: object) -> str:
-        cursor = await self.conn.execute(statement, values)
-        row = await cursor.fetchone() if cursor.description else None
-        return row[0] if row else ""
-
-    async def plan(self, *ids: str, origin: str = "local") -> None:
-        roots = [Touched(self.org, i.partition("_")[0], i, self.now, {origin}) for i in ids]
-        planner = Planner(lambda name: registry.find(name).manifest, lambda _: ())
-        async with self.conn.transaction():
-            await planner.plan(self.conn, roots, now=self.now)
-
-    async def claims(self, slot: int = 0) -> Claims:
-        connection = await connections.load_connection(self.conn, self.org, self.name)
-        return Claims(connection, registry.find(connection.system).manifest, slot)
-
-    async def take(self, slot: int = 0) -> list[Claim]:
-        _, taken = await (await self.claims(slot)).take(self.conn, self.theirs, limit=100, now=self.now)
-        return taken
-
-    async def send(self, taken: list[Claim]) -> list[Result]:
-        outcomes = await self.theirs.send([claim.body or b"" for claim in taken])
-        return [
-            Result(claim, outcome, retries.after(
-                outcome, policy="durable", attempt=claim.attempt, first_failed_at=claim.first_failed_at,
-                resent=claim.resent, now=self.now, spread=lambda: 0.5), self.now, self.now)
-            for claim, outcome in zip(taken, outcomes, strict=True)
-        ]  # fmt: skip
-
-    async def round(self) -> list[Result]:
-        results = await self.send(await self.take())
-        await (await self.claims()).commit(self.conn, results, now=self.now)
-        return results
-
-    async def state(self, entity_id: str) -> tuple[object, ...]:
-        cursor = await self.conn.execute(
-            "select state, wanted_seq, done_seq, body is null from sync.push_intent"
-            " where org_id = %s and entity_id = %s",
-            (self.org, entity_id),
-        )
-        return tuple(await cursor.fetchone() or ())
-
-
-async def connect_to(conn: psycopg.AsyncConnection, org: str, name: str, **over: object) -> None:
-    gates = orjson.dumps(dict.fromkeys((a.root for a in MANIFEST.aggregates), "live")).decode()
-    given = {"option": 1, "delete_policy": "ignore"} | over
-    await conn.execute(
-        "insert into sync.connection (org_id, name, system, url, gates, option, delete_policy)"
-        " values (%s, %s, 'mock-sync-server', 'http://127.0.0.1:1/', %s, %s, %s)",
-        (org, name, gates, given["option"], given["delete_policy"]),
+    return Tools(
+        client=theirs,
+        claims=Claims(connection, MANIFEST, 0),
+        outcomes=Outcomes(connection),
+        calls=Calls(theirs, Terms("durable", MANIFEST, lambda: 0.5), breaker, refresh=refresh, now=now),
+        breaker=breaker,
+        pool=pool,
+        concurrency=5,
+        slot=0,
+        now=now,
     )
-
-
-@asynccontextmanager
-async def outbound_of(database: Settings, org: str, **over: object) -> AsyncIterator[Outbound]:
-    async with await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as conn:
-        await connect_to(conn, org, "mirror", **over)
-        yield Outbound(conn, org, "mirror")
 
 
 @pytest.fixture
@@ -238,9 +162,9 @@ async def test_a_worker_that_lost_its_claim_changes_nothing(out: Outbound) -> No
     zombie = await out.take(slot=1)
     out.now += timedelta(minutes=2)
     successor = await out.take(slot=2)
-    await (await out.claims()).commit(out.conn, await out.send(successor), now=out.now)
+    await out.commit(await out.send(successor))
     out.theirs.answer = lambda _: Failed(Rejected("rejected", "late", status=422))
-    await (await out.claims()).commit(out.conn, await out.send(zombie), now=out.now)
+    await out.commit(await out.send(zombie))
 
     assert zombie[0].body == successor[0].body
     assert await out.state(person) == ("DONE", 1, 1, True)
@@ -265,7 +189,7 @@ async def test_a_change_during_the_call_is_sent_after_it(out: Outbound) -> None:
     await out.sql("update canon.person set first_name = 'Eve' where id = %s", person)
     await out.plan(person)
     assert await out.take() == []
-    await (await out.claims()).commit(out.conn, await out.send(taken), now=out.now)
+    await out.commit(await out.send(taken))
     await out.round()
 
     assert [s["payload"]["firstName"] for s in out.theirs.sent] == ["Ann", "Eve"]  # type: ignore[index]
@@ -297,7 +221,7 @@ async def test_an_edit_there_during_our_write_ends_in_one_state(
             " external_updated_at = %s where org_id = %s", NOW + timedelta(seconds=5), out.org,
         )  # fmt: skip
         out.theirs.answer = lambda s: Delivered(str(s["id"]), 200, external_updated_at=answered)
-        await (await out.claims()).commit(out.conn, await out.send(taken), now=out.now)
+        await out.commit(await out.send(taken))
 
         assert await out.state(person) == ("PENDING", 3, 2, True)
         out.theirs.answer = lambda s: Delivered(str(s["id"]), 200)
@@ -380,10 +304,7 @@ async def test_a_lane_halves_a_refused_batch_and_ends_in_good_order(out: Outboun
     theirs = Whole()
     connection = await connections.load_connection(out.conn, out.org, out.name)
     async with AsyncConnectionPool(database.dsn("app"), min_size=2, open=False, kwargs={"autocommit": True}) as pool:
-        lane = Lane(
-            connection, theirs, await out.claims(), pool,
-            concurrency=5, now=lambda: datetime.now(UTC), spread=lambda: 0.5,
-        )  # fmt: skip
+        lane = Lane(connection, tools_of(connection, theirs, pool))
         lane.start()
         open_ones = "select count(*) from sync.push_intent where org_id = %s and state not in ('DONE', 'DEAD')"
         async with asyncio.timeout(10):

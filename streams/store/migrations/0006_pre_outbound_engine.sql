@@ -15,6 +15,7 @@ alter table sync.connection
 alter table sync.push_intent
   add column priority         smallint not null default 0,  -- 0 live, 1 backfill
   add column planned_snapshot pg_snapshot,                  -- of the plan: a change that it sees is covered, see the sweeper
+  add column external_id      text,                         -- their id in the frozen write, as far as it is known
   add column first_sent_at    timestamptz,                  -- of the frozen bytes: an idempotency key does not live for ever
   add column resolve          text check (resolve in ('search', 'check')),  -- UNKNOWN: how to find out what they did
   add column resolve_token    text,                         -- what their 202 told us to ask for
@@ -42,6 +43,19 @@ create table sync.push_wait (
 );
 create index push_wait_entity on sync.push_wait (entity_id, connection, external_type, org_id);
 comment on table sync.push_wait is 'Who waits for whose link; released by the link.';
+
+create table sync.breaker (
+  org_id      text not null,
+  connection  text not null,
+  slot        integer not null,                           -- the worker; each finds out for itself
+  failures    integer not null,
+  opened_at   timestamptz not null,
+  code        text not null,
+  cause       text not null,
+  primary key (org_id, connection, slot),
+  foreign key (org_id, connection) references sync.connection on delete cascade
+);
+comment on table sync.breaker is 'Lanes whose system does not answer; a row goes when it does again.';
 
 create table sync.change_window (
   org_id      text not null,
