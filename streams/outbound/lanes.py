@@ -75,6 +75,7 @@ class Lane:
         self._due: datetime | None = None
         self._was_open = True  # of a former life of this worker, perhaps
         self._stopping = False
+        self._recording = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -95,6 +96,11 @@ class Lane:
     def wake(self) -> None:
         """Something may be ready."""
         self._wake.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are on their way or their results are not yet recorded."""
+        return bool(self._calls) or self._recording
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -154,16 +160,20 @@ class Lane:
         self._wake.clear()
 
     async def _call(self, claims: list[Claim]) -> None:
-        self._results.put_nowait(await self._tools.calls.make(claims))
+        results = await self._tools.calls.make(claims)
+        self._recording = True
+        self._results.put_nowait(results)
 
     async def _record_all(self) -> None:
         while True:
             groups = [await self._results.get()]
+            self._recording = True
             while not self._results.empty():
                 groups.append(self._results.get_nowait())
             await self._record([result for group in groups for result in group])
             for _ in groups:
                 self._results.task_done()
+            self._recording = not self._results.empty()
 
     async def _record(self, results: list[Result]) -> None:
         """Commit outcomes, however long the database is away: nobody else knows them."""

@@ -9,7 +9,7 @@ from connectors.contract import Failed, Outcome
 from connectors.errors import Ambiguous, NotApplied
 
 OPEN_AFTER = 3
-OPEN_CAP_S = 30.0
+OPEN_CAP_S = 10.0
 
 
 @dataclass(slots=True)
