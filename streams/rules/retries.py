@@ -122,7 +122,7 @@ def after(
         return Resolve(now + wait, "check", outcome.token)
     match outcome.error:
         case Rejected():
-            return GiveUp()
+            return _refused(attempt, terms)
         case Stale() as stale:
             return Refetch(now + _backoff(stale, attempt, terms))
         case Unauthorized():
@@ -131,6 +131,13 @@ def after(
             return _later(passing, attempt, terms, now, down_until)
         case _:
             return StopLane(keep_bytes=True)
+
+
+def _refused(attempt: Attempt, terms: Terms) -> Next:
+    """After a refusal. Of a repeated create it does not say what became of the first try, and under the same key other
+    bytes must not be sent: where the key is all that holds the two together, a person decides."""
+    doubtful = attempt.op is Op.CREATE and attempt.resent
+    return Park() if doubtful and terms.manifest.create_tier is CreateTier.KEYED else GiveUp()
 
 
 def _later(

@@ -1,6 +1,6 @@
-"""A system that is away for half an hour, on a clock that jumps: whenever a lane has nothing to do but wait, time goes on.
+"""A system that is away for half an hour, on a clock that jumps: while a lane has nothing to do but wait, time passes.
 
-Real Postgres and the real lane; their side is scripted, since what is asked is how the lane behaves, not how fast HTTP is.
+Real Postgres and the real lane; their side is scripted, since the question is how the lane behaves, not how fast HTTP is.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ async def _drain(
         clock.lane = lane
     lane.wake()
     open_ones = "select count(*) from sync.push_intent where org_id = %s and state not in ('DONE', 'DEAD')"
-    while await out.sql(open_ones, out.org):
+    while await out.sql(open_ones, out.org):  # noqa: ASYNC110  the database tells
         await asyncio.sleep(0.1)
     clock.jumps = False
     return (theirs.last - started).total_seconds()

@@ -57,7 +57,7 @@ class Theirs:
     async def check(self, token: str) -> Outcome:
         return self.checked(token)
 
-    async def fetch(self, external_type: str, external_id: str) -> ExternalRecord | None:
+    async def fetch(self, external_type: str, external_id: str) -> ExternalRecord | None:  # noqa: ARG002
         return self.fetched(external_id)
 
     @property

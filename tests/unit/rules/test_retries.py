@@ -188,3 +188,10 @@ def test_an_outage_is_no_records_fault() -> None:
 
     assert told == RetryAt(later, keep_bytes=False, free=True)
     assert after(down, policy="seed", number=10, down_until=later) == GiveUp()
+
+
+def test_a_repeated_create_that_is_refused_stays_in_doubt_where_only_the_key_tells() -> None:
+    refused, repeated = Failed(Rejected("http_422", "no", status=422)), attempt(Op.CREATE, resent=True)
+
+    assert retries.after(refused, repeated, terms=terms(tier=CreateTier.KEYED), now=NOW) == Park()
+    assert retries.after(refused, repeated, terms=terms(tier=CreateTier.CLIENT_ID), now=NOW) == GiveUp()
