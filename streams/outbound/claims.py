@@ -111,6 +111,7 @@ class Claims:
             except Exception as error:  # noqa: BLE001  whatever is wrong with one record holds up no other
                 idle.append(_unbuildable(claim, error))
                 continue
+            claim.version = rows[claim.entity_id].root.get("version") if claim.entity_id in rows else None
             frozen.append(freeze(claim, planned, body, events.get(claim.entity_id)) | {"counted_at": claim.counted_at})
         if frozen:
             await self._dependencies.later(conn, writes)

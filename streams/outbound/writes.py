@@ -62,6 +62,8 @@ class Claim:
     resent: bool = field(init=False)
     before: Document | None = field(init=False, default=None)
     """What they held before the write, as far as we know; not known for a write that was frozen by another worker."""
+    version: int | None = field(init=False, default=None)
+    modified_at: datetime | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.resent = self.body is not None
@@ -254,6 +256,7 @@ def freeze(claim: Claim, planned: Planned, body: bytes, event: Event | None) -> 
     claim.body = body
     claim.sent = planned.sent
     claim.before = planned.before
+    claim.modified_at = planned.write.at
     claim.changed = sorted(planned.write.changed)
     claim.link_rev = planned.rev
     claim.event_claimed = event.id if event else None
