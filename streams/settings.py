@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     org_id: str = "org_main"
     """Organisation that commands act for unless --org says otherwise."""
     log_level: str = "info"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
+    """Where a worker tells Prometheus what it does; 0: it does not. The gateway tells the rest at /metrics."""
+    deliveries_kept_days: int = Field(default=30, ge=1)
+    """How long every call to an external system stays on record, with what it changed."""
 
     @classmethod
     def settings_customise_sources(
