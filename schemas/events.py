@@ -1,7 +1,8 @@
-"""Our own events on Kafka: `InboundEvent` and `DeliveryOutcome`, as values and as Avro.
+"""Our own events on Kafka: `InboundEvent`, as a value and as Avro, and `DeliveryOutcome`, as Avro.
 
 A producer asks the registry once for the id of its schema (`Registry.register(SUBJECT, schema(...))`) and then encodes;
-a consumer decodes with `schemas.codec`, any registered version.
+a consumer decodes with `schemas.codec`, any registered version. Outcomes are produced by Debezium from `sync.delivery`,
+and so is the schema it registers; `events/delivery_outcome.avsc` is the same one, with words, for those who read it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from fastavro import parse_schema
 from schemas import codec
 
 INBOUND_SUBJECT = "inbound.events-value"
-OUTCOME_SUBJECT = "outbound.outcomes-value"
 
 Op = Literal["upsert", "delete", "merge", "hint"]
 Source = Literal["webhook", "poll", "fetch", "api", "redrive"]
@@ -97,8 +97,3 @@ def decode(reader: codec.Codec, data: bytes | None) -> InboundEvent:
     """
     read = reader.decode(data)
     return InboundEvent(**{name: value for name, value in read.items() if name in _NAMES})
-
-
-def encode_outcome(outcome: dict[str, Any], schema_id: int) -> bytes:
-    """A delivery outcome, a row with the schema's field names, in the wire format."""
-    return codec.encode(schema_id, _parsed("delivery_outcome"), outcome)

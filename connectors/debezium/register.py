@@ -25,6 +25,7 @@ TOPIC_PREFIX = "cdc"
 SETTLED_S = 1.0
 """How long everything must have been RUNNING: right after a change Connect still reports the state before it."""
 POLL_S = 0.25
+NO_CHANGES = frozenset({("sync", "heartbeat"), ("sync", "delivery")})
 
 Captured = Mapping[tuple[str, str], Sequence[str]]
 """(schema, table) -> captured columns."""
@@ -74,8 +75,8 @@ def build(source: Source, captured: Captured) -> dict[str, str]:
 
 
 def topics(captured: Captured) -> tuple[str, ...]:
-    """Topics the connector writes changes to."""
-    return tuple(f"{TOPIC_PREFIX}.{schema}.{table}" for schema, table in captured if table != "heartbeat")
+    """Topics the connector writes changes to; a delivery is an event of ours, with a topic and a schema of its own."""
+    return tuple(f"{TOPIC_PREFIX}.{schema}.{table}" for schema, table in captured if (schema, table) not in NO_CHANGES)
 
 
 def drift(live: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:

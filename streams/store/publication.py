@@ -19,6 +19,11 @@ NAME = "syncline"
 """Of the publication and of the slot."""
 
 PIPELINE_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "delivery": (
+        "id", "org_id", "connection", "external_type", "entity_type", "entity_id", "sync_key", "external_id",
+        "op", "outcome", "status", "reason", "changed", "bytes", "attempt", "idem_key", "seq",
+        "committed_at", "planned_at", "claimed_at", "sent_at", "answered_at", "recorded_at",
+    ),
     "external_link": (
         "org_id", "id", "connection", "external_type", "external_id", "part",
         "entity_type", "entity_id", "sync_key", "made_by", "created_at", "deleted_at",
@@ -26,7 +31,8 @@ PIPELINE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "heartbeat": ("id", "at"),
     "tombstone": ("org_id", "entity_type", "id", "version", "origin", "sync_key", "deleted_at"),
 }  # fmt: skip
-"""Captured tables of schema sync and their captured columns; link_metadata holds what people are matched by."""
+"""Captured tables of schema sync and their captured columns. Personal data stays: what people are matched by
+(link_metadata), what a write changed (before, delta) and what a system answered (cause)."""
 
 
 def wanted(entities: Model) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -50,21 +56,27 @@ def ensure_publication(owner: psycopg.Connection[Any], entities: Model) -> bool:
         Problem: `publication_failed`, for example when somebody else owns it.
     """
     target = wanted(entities)
-    exists = owner.execute("select puballtables from pg_publication where pubname = %s", (NAME,)).fetchone()
+    query = "select puballtables, pubviaroot from pg_publication where pubname = %s"
+    exists = owner.execute(query, (NAME,)).fetchone()
     found = published(owner.execute(FOUND, (NAME,)).fetchall())
-    if exists == (False,) and found == {table: frozenset(columns) for table, columns in target.items()}:
+    if exists == (False, True) and found == {table: frozenset(columns) for table, columns in target.items()}:
         return False
-    verb = (
-        sql.SQL("create publication {} for table {}")
-        if exists is None
-        else sql.SQL("alter publication {} set table {}")
-    )
     tables = sql.SQL(", ").join(
         sql.SQL("{} ({})").format(sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, columns)))
         for table, columns in target.items()
     )
+    name = sql.Identifier(NAME)
+    # through the root: a partitioned table's changes under its own name, whichever partition they are in
+    create = sql.SQL("create publication {} for table {} with (publish_via_partition_root = true)")
+    through_root = sql.SQL("alter publication {} set (publish_via_partition_root = true)")
+    alter = sql.SQL("alter publication {} set table {}")
     try:
-        owner.execute(verb.format(sql.Identifier(NAME), tables))
+        with owner.transaction():
+            if exists is None:
+                owner.execute(create.format(name, tables))
+            else:
+                owner.execute(through_root.format(name))
+                owner.execute(alter.format(name, tables))
     except psycopg.Error as error:
         raise Problem(
             "publication_failed",

@@ -72,7 +72,8 @@ async def test_everything_about_a_part_is_told_by_its_root(conn, asker, person):
     )
     await conn.execute(
         """insert into sync.delivery (org_id, connection, external_type, entity_type, entity_id, op, outcome, attempt,
-             idem_key, seq) values ('org_main', 'mock', 'individual', 'person', %s, 'update', 'busy', 1, 'k', 1)""",
+             idem_key, seq, recorded_at)
+           values ('org_main', 'mock', 'individual', 'person', %s, 'update', 'busy', 1, 'k', 1, now())""",
         (person,),
     )
     await conn.execute(

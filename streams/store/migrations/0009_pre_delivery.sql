@@ -30,7 +30,7 @@ create table sync.delivery (
   claimed_at    timestamptz,
   sent_at       timestamptz,
   answered_at   timestamptz,
-  recorded_at   timestamptz not null default now(),
+  recorded_at   timestamptz not null,
   constraint delivery_identity primary key (id, recorded_at)
 ) partition by range (recorded_at);
 create index delivery_entity on sync.delivery (entity_id, org_id, recorded_at);
