@@ -1,6 +1,6 @@
 """A system that is away for half an hour, on a clock that jumps: while a lane has nothing to do but wait, time passes.
 
-Real Postgres and the real lane; their side is scripted, since the question is how the lane behaves, not how fast HTTP is.
+Real Postgres and the real lane; their side is scripted: the question is how the lane behaves, not how fast HTTP is.
 """
 
 from __future__ import annotations
