@@ -12,7 +12,7 @@ from typing import NoReturn
 import uvloop
 
 from connectors.contract import ExternalRecord
-from streams import capture, clock, logging, topics, worker
+from streams import capture, clock, logging, metrics, topics, worker
 from streams.agents import AgentSpec
 from streams.inbound import publish
 from streams.inbound.agents import NAME as APPLY
@@ -26,6 +26,7 @@ from streams.outbound.dispatcher import Dispatcher, Systems
 from streams.outbound.links import Links
 from streams.outbound.planner import Planner
 from streams.resources import Resources, manifest, opened
+from streams.retention import Retention
 from streams.settings import Settings
 from streams.store.connections import Connection
 
@@ -104,7 +105,7 @@ def _applying(resources: Resources, wake: Callable[[], None]) -> AgentSpec:
 async def _jobs(
     resources: Resources, publisher: publish.Publisher, roles: Sequence[str]
 ) -> AsyncIterator[list[worker.Service]]:
-    """Polls and the watch over capture."""
+    """Polls, the watch over capture, and the keeping of deliveries."""
     if "jobs" not in roles:
         yield []
         return
@@ -113,7 +114,7 @@ async def _jobs(
     schedule = Schedule(
         settings.dsn("app"), resources.app, resources.applier, poller, manifest, now=clock.now, spread=clock.spread
     )
-    yield [schedule, Watch(settings)]
+    yield [schedule, Watch(settings), Retention(resources.app, kept_days=settings.deliveries_kept_days, now=clock.now)]
 
 
 def _refresh(publisher: publish.Publisher) -> Callable[[Connection, ExternalRecord], Awaitable[None]]:
@@ -129,6 +130,7 @@ def _refresh(publisher: publish.Publisher) -> Callable[[Connection, ExternalReco
 def run_worker(settings: Settings, roles: Sequence[str] = ROLES) -> NoReturn:
     """Be a worker process; does not return."""
     logging.configure(settings.log_level)
+    metrics.serve(settings.metrics_host, settings.metrics_port)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for Faust's threads as well
     code = asyncio.run(work(settings, roles))
     sys.stderr.flush()

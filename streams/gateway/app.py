@@ -21,6 +21,7 @@ from connectors import registry
 from schemas.problems import Problem
 from streams import clock, connections, vault
 from streams.gateway import access, api, failures, webhooks
+from streams.gateway.metrics import Exposition
 from streams.gateway.webhooks import Ingress
 from streams.inbound.publish import Publisher, Sender
 from streams.resources import Resources, manifest, plan_all
@@ -51,6 +52,7 @@ def create(resources: Resources, publisher: Publisher) -> FastAPI:
     app = FastAPI(title="Syncline", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.ingress = Ingress(resources.app, publisher, registry.find, webhook_secrets(resources.key), clock.now)
     app.state.probes = {"postgres": _postgres(resources), "kafka": publisher.reach}
+    app.state.exposition = Exposition(resources.app, now=clock.now)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     app.add_api_route("/readyz", readyz, include_in_schema=False)
     app.add_api_route("/metrics", metrics, include_in_schema=False)
@@ -87,9 +89,10 @@ async def readyz(request: Request) -> Response:
     return JSONResponse(told, 200 if ready else 503)
 
 
-async def metrics() -> Response:
-    """What Prometheus reads."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request) -> Response:
+    """What Prometheus reads: this process, and the database."""
+    exposition: Exposition = request.app.state.exposition
+    return Response(generate_latest() + await exposition.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _probe(probe: Callable[[], Awaitable[None]]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from connectors.contract import Accepted, Delivered, Op, Outcome
+from streams import metrics
 from streams.outbound.writes import Claim, as_rows
 from streams.rules.retries import Done, GiveUp, Next, Park, Refetch, Resolve, RetryAt, StopLane
 from streams.store import deliveries, queries, waits
@@ -52,9 +53,9 @@ class Outcomes:
             released = await self._confirm(conn, [r for r in kept if isinstance(r.outcome, Delivered)], now)
             dead = [r for r in kept if isinstance(r.next, GiveUp) and r.claim.event_claimed is None]
             await bury(conn, self._connection, [(r.claim, _error(r.outcome)) for r in dead], now)
-            if kept:
-                scope = (self._connection.org_id, self._connection.name)
-                await deliveries.record(conn, *scope, [_delivery_row(r) for r in kept], now=now)
+            told = [_delivery_row(r) for r in kept]
+            await deliveries.record(conn, self._connection.org_id, self._connection.name, told, now=now)
+        metrics.recorded(self._connection, told)
         return released or "PENDING" in states.values()
 
     async def _confirm(self, conn: Conn, delivered: Sequence[Result], now: datetime) -> bool:

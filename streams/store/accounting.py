@@ -71,17 +71,18 @@ async def count_routes(conn: Conn, routes: Counter[RouteKey], seen: Counter[Seen
 
 
 async def accounts(conn: Conn, *, now: datetime) -> Mapping[tuple[str, str], Account]:
-    """(organisation, connection) -> its books, of one snapshot. Reads all intents."""
+    """(organisation, connection) -> its books; reads all intents. Only in a transaction that is REPEATABLE READ do both
+    sides come from one moment."""
     verdicts: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     wishes: dict[tuple[str, str], Wishes] = {}
-    async with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(b"set transaction isolation level repeatable read read only")
+    async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(_SQL["routes"])
         for row in await cursor.fetchall():
             verdicts[row["org_id"], row["connection"]][row["verdict"]] = row["roots"]
         await cursor.execute(_SQL["wishes"], {"settled": now - SETTLED})
         for row in await cursor.fetchall():
-            wishes[row.pop("org_id"), row.pop("connection")] = Wishes(**row)
+            scope = row.pop("org_id"), row.pop("connection")
+            wishes[scope] = Wishes(**row)
     return {
         key: Account(Routes.of(verdicts.get(key, {})), wishes.get(key, Wishes()))
         for key in sorted({*verdicts, *wishes})

@@ -128,3 +128,4 @@ comment on table sync.route_count is 'Where every committed change went, per UTC
 
 -- The states an intent may stay in; those of the hot path have indexes of their own.
 create index push_intent_waiting on sync.push_intent (org_id, connection, external_type) where state in ('HELD', 'WAITING', 'PARKED', 'DEAD');
+create index dead_letter_open on sync.dead_letter (org_id, connection, source) where state = 'open';

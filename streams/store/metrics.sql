@@ -1,0 +1,43 @@
+-- What Prometheus is told of the database. Read only, all organisations; each statement reads an index that is as small as
+-- what it counts, but for those of the slow part.
+
+-- connections --
+select org_id, name as connection, state from sync.connection
+
+-- intents --
+-- Those that are not done, and the COMMIT of the oldest change in them.
+select org_id, connection, external_type, state, count(*) as count, min(coalesce(committed_at, planned_at)) as oldest
+from sync.push_intent where state in ('PENDING', 'RETRY', 'UNKNOWN') group by 1, 2, 3, 4
+union all
+select org_id, connection, external_type, state, count(*), min(coalesce(committed_at, planned_at))
+from sync.push_intent where state = 'SENDING' group by 1, 2, 3, 4
+union all
+select org_id, connection, external_type, state, count(*), min(coalesce(committed_at, planned_at))
+from sync.push_intent where state in ('HELD', 'WAITING', 'PARKED', 'DEAD') group by 1, 2, 3, 4
+
+-- dead_letters --
+select coalesce(org_id, '') as org_id, coalesce(connection, '') as connection, source, count(*) as count
+from sync.dead_letter where state = 'open' group by 1, 2, 3
+
+-- mass_holds --
+select org_id, connection, entity_type, kind, count(*) as count from sync.mass_hold where state = 'open' group by 1, 2, 3, 4
+
+-- breakers --
+select org_id, connection, slot from sync.breaker
+
+-- deliveries --
+select org_id, connection, entity_type, outcome, sum(calls)::bigint as calls, sum(retries)::bigint as retries,
+  sum(bytes)::bigint as bytes, sum(seconds) as seconds, coalesce(sum(calls) filter (where day >= %(yesterday)s), 0)::bigint as lately
+from sync.delivery_count group by 1, 2, 3, 4
+
+-- routes --
+select org_id, connection, entity_type, verdict, reason, sum(roots)::bigint as roots from sync.route_count
+where verdict <> 'seen' group by 1, 2, 3, 4, 5
+
+-- conflicts --
+select org_id, connection, count(*) filter (where resolved_at is null) as open, count(*) filter (where resolved_at is not null) as resolved
+from sync.conflict group by 1, 2
+
+-- losing_values --
+-- Conflicts that a rule decided.
+select org_id, connection, count(*) as resolved from sync.conflict_log group by 1, 2
