@@ -11,14 +11,17 @@ requests per second with 64 in flight. It reports a connection that was cut *aft
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import socket
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import httpcore
 import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
@@ -130,6 +133,66 @@ class GuardedTransport(AiohttpTransport):
             raise httpx.RemoteProtocolError("the answer is no HTTP") from failure
 
 
+class MultiplexedTransport(httpx.AsyncHTTPTransport):
+    """httpx's own transport, for HTTP/2, with the same egress checks."""
+
+    def __init__(
+        self,
+        egress: Egress,
+        *,
+        verify: ssl.SSLContext,
+        limits: httpx.Limits,
+        resolver: AbstractResolver | None,
+    ) -> None:
+        super().__init__(verify=verify, trust_env=False, http2=True, limits=limits)
+        self._egress = egress
+        # httpx has no argument for it: the pool is the one it makes, but for where its connections go
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=verify,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            http2=True,
+            network_backend=_CheckedBackend(_CheckedResolver(egress, resolver)),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request. Raises Suspicious for a refused address, else httpx's exceptions."""
+        self._egress.check_url(request.url.scheme, request.url.host)
+        try:
+            return await super().handle_async_request(request)
+        except httpx.ConnectError as failure:
+            if _is_about_tls(failure):
+                raise Suspicious(
+                    "tls_failed", "the system's certificate is not trusted", "Check the system's certificate."
+                ) from failure
+            raise
+
+
+class _CheckedBackend(httpcore.AnyIOBackend):
+    """Connects to the addresses that were checked, in their order, and to no name."""
+
+    def __init__(self, resolver: _CheckedResolver) -> None:
+        self._resolver = resolver
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  the base class says so
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
+        except OSError as failure:
+            raise httpcore.ConnectError("no address") from failure
+        for place in found[:-1]:
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await super().connect_tcp(place["host"], port, timeout, local_address, socket_options)
+        return await super().connect_tcp(found[-1]["host"], port, timeout, local_address, socket_options)
+
+
 class _CheckedResolver(AbstractResolver):
     """Names to addresses, each checked; one bad address refuses the name."""
 
@@ -151,6 +214,12 @@ class _CheckedResolver(AbstractResolver):
     async def close(self) -> None:
         if self._inner is not None:
             await self._inner.close()
+
+
+def _is_about_tls(failure: BaseException | None) -> bool:
+    while failure is not None and not isinstance(failure, ssl.SSLError):
+        failure = failure.__cause__ or failure.__context__
+    return failure is not None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -163,7 +163,7 @@ def _number(value: str | None) -> float | None:
 def _limit(value: str | None) -> int | None:
     """A number of calls that can be one."""
     found = _number(value)
-    return int(found) if found and found <= MOST_CALLS else None
+    return int(found) or None if found and found <= MOST_CALLS else None
 
 
 def _whole(value: float | None) -> int | None:
