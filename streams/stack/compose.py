@@ -10,6 +10,7 @@ import base64
 import secrets
 import shlex
 import sys
+from importlib.resources import files
 from typing import Any, Final
 
 import yaml
@@ -57,21 +58,37 @@ RUN useradd --system --create-home syncline \\
 USER syncline
 """
 BUILD: Final = {"context": ".", "dockerfile_inline": DOCKERFILE}
-PROMETHEUS: Final = """\
+WORKER_METRICS_PORT: Final = 9464
+PROMETHEUS: Final = f"""\
 global:
   scrape_interval: 5s
+rule_files: [/etc/prometheus/alerts.yml]
 scrape_configs:
   - job_name: gateway
     static_configs:
       - targets: ['gateway:8321']
+  - job_name: worker
+    # by name, so that all are found when there are several
+    dns_sd_configs:
+      - names: [worker]
+        type: A
+        port: {WORKER_METRICS_PORT}
 """
 GRAFANA: Final = """\
 apiVersion: 1
 datasources:
   - name: Prometheus
     type: prometheus
+    uid: syncline
     url: http://prometheus:9090
     isDefault: true
+"""
+DASHBOARDS: Final = """\
+apiVersion: 1
+providers:
+  - name: Syncline
+    options:
+      path: /etc/grafana/dashboards
 """
 
 
@@ -107,7 +124,10 @@ def document() -> dict[str, Any]:
         | {
             "roles": {"content": "".join(f"{line};\n" for line in database.statements(site().passwords, "org_main"))},
             "prometheus": {"content": PROMETHEUS},
+            "alerts": {"content": _monitoring("alerts.yml")},
             "grafana": {"content": GRAFANA},
+            "dashboards": {"content": DASHBOARDS},
+            "dashboard": {"content": _monitoring("dashboard.json")},
         },
         "secrets": {"key": {"environment": "SYNCLINE_KEY"}},
         "volumes": dict.fromkeys(("postgres", "kafka", "worker", "prometheus", "grafana")),
@@ -197,6 +217,10 @@ def _ours(name: str) -> dict[str, Any]:
         )
     else:
         service["volumes"] = [f"worker:{HOME}"]
+        service["environment"] |= {
+            "SYNCLINE_METRICS_HOST": site().bind,
+            "SYNCLINE_METRICS_PORT": str(WORKER_METRICS_PORT),
+        }
     return service
 
 
@@ -217,7 +241,10 @@ def _watchers() -> dict[str, dict[str, Any]]:
     return {
         "prometheus": {
             "image": f"prom/prometheus:v{versions.PROMETHEUS}",
-            "configs": [{"source": "prometheus", "target": "/etc/prometheus/prometheus.yml"}],
+            "configs": [
+                {"source": "prometheus", "target": "/etc/prometheus/prometheus.yml"},
+                {"source": "alerts", "target": "/etc/prometheus/alerts.yml"},
+            ],
             "volumes": ["prometheus:/prometheus"],
             "ports": [_published(9090)],
             "restart": "unless-stopped",
@@ -225,13 +252,22 @@ def _watchers() -> dict[str, dict[str, Any]]:
         "grafana": {
             "image": f"grafana/grafana:{versions.GRAFANA}",
             "environment": {"GF_SECURITY_ADMIN_PASSWORD": _variable("GRAFANA_PASSWORD")},
-            "configs": [{"source": "grafana", "target": "/etc/grafana/provisioning/datasources/syncline.yml"}],
+            "configs": [
+                {"source": "grafana", "target": "/etc/grafana/provisioning/datasources/syncline.yml"},
+                {"source": "dashboards", "target": "/etc/grafana/provisioning/dashboards/syncline.yml"},
+                {"source": "dashboard", "target": "/etc/grafana/dashboards/syncline.json"},
+            ],
             "volumes": ["grafana:/var/lib/grafana"],
             "ports": [_published(3000)],
             "depends_on": ["prometheus"],
             "restart": "unless-stopped",
         },
     }
+
+
+def _monitoring(file: str) -> str:
+    """A file of `streams/stack/monitoring`; their `$` are Prometheus' and Grafana's own, not variables of Compose."""
+    return files("streams.stack").joinpath("monitoring", file).read_text(encoding="utf-8").replace("$", "$$")
 
 
 def _settings() -> dict[str, str]:
