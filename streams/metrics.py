@@ -6,7 +6,8 @@ label holds personal data or anything that grows with the data: organisations, c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -83,7 +84,8 @@ def breaker(connection: Named, *, is_open: bool) -> None:
 
 def forget(connection: Named) -> None:
     """The lane of the connection has ended in this worker: it says nothing of its breaker any more."""
-    BREAKER.remove(connection.org_id, connection.name)
+    with contextlib.suppress(KeyError):
+        BREAKER.remove(connection.org_id, connection.name)
 
 
 def planned(routes: Mapping[tuple[str, str, str, str, str], int]) -> None:
@@ -92,16 +94,23 @@ def planned(routes: Mapping[tuple[str, str, str, str, str], int]) -> None:
         ROUTES.labels(*labels).inc(roots)
 
 
-def serve(host: str, port: int) -> None:
-    """Answer Prometheus on this port until the process ends; with 0 not at all.
+def serve(host: str, port: int) -> Callable[[], None] | None:
+    """Answer Prometheus on this port until the process ends; with 0 not at all. The answer stops it.
 
     A port that is taken is told and costs the metrics, never the work: workers may share one machine and its settings.
     """
     if not port:
-        return
+        return None
     try:
-        start_http_server(port, addr=host)
+        server, thread = start_http_server(port, addr=host)
     except OSError as error:
         _log.error("metrics_unserved", host=host, port=port, cause=error.strerror or type(error).__name__)
-    else:
-        _log.info("metrics_served", host=host, port=port)
+        return None
+    _log.info("metrics_served", host=host, port=port)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
