@@ -190,6 +190,21 @@ class Claims:
                 found.update(entity_id for _, entity_id in references.in_rows(aggregate, row.root, row.parts))
         return found
 
+    async def give_back(self, conn: Conn, claims: Sequence[Claim], *, now: datetime) -> None:
+        """Claims that were frozen and surely not sent: free for whoever comes first. Bytes sent before stay frozen."""
+        rows = []
+        for claim in claims:
+            asked = {
+                "resolve": claim.resolve,
+                "resolve_token": claim.resolve_token,
+                "resolve_tries": claim.resolve_tries,
+            }
+            state = "UNKNOWN" if claim.resolve else "RETRY" if claim.resent else "PENDING"
+            rows.append(
+                settled(claim, state) | {"keep_bytes": claim.resent, "free_try": True, "not_before": now, **asked}
+            )
+        await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(rows), "now": now})
+
     async def next_due(self, conn: Conn) -> datetime | None:
         """When an intent of this lane is ready next."""
         row = await (await conn.execute(_SQL["next_due"], self._key)).fetchone()

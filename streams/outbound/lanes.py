@@ -1,16 +1,18 @@
 """A lane: all calls of one connection, some at once, one at a time for each record.
 
 The lane claims as much as it has room for, makes the calls, and hands results to one committer that records everything
-that waits in one transaction. It does not claim while the breaker is open or the rate budget is spent.
+that waits in one transaction. It does not claim while the breaker is open or the rate budget is spent. From a system
+that answers fast it claims one round ahead, so that no call waits for Postgres; what it cannot send soon it gives back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import psycopg
 import structlog
@@ -30,6 +32,10 @@ from streams.store.connections import Connection
 IDLE_S = 5.0
 DATABASE_PAUSE_S = 1.0
 CLAIM_MOST = 500
+FAST_S = 0.25
+"""Calls of a system that answers within this time are claimed ahead; of a slower one the rows would be old."""
+SEND_WITHIN = timedelta(seconds=30)
+"""Of the claim, well within its lease: later, another worker may have it."""
 
 _log = structlog.get_logger("outbound.lane")
 
@@ -71,7 +77,10 @@ class Lane:
         self._wake = asyncio.Event()
         self._results: asyncio.Queue[list[Result]] = asyncio.Queue()
         self._calls: set[asyncio.Task[None]] = set()
+        self._ready: deque[list[Claim]] = deque()
+        self._call_s = FAST_S
         self._full = False
+        self._dry = False
         self._due: datetime | None = None
         self._was_open = True  # of a former life of this worker, perhaps
         self._stopping = False
@@ -95,6 +104,7 @@ class Lane:
 
     def wake(self) -> None:
         """Something may be ready."""
+        self._dry = False
         self._wake.set()
 
     @property
@@ -104,31 +114,66 @@ class Lane:
 
     async def _work(self) -> None:
         while not self._stopping:
-            room, until = self._room()
-            if not room:
+            room, until = self._start_calls()
+            free = not self._tools.breaker.is_open and (until is None or until <= self._tools.now())
+            ahead = self._tools.concurrency if free and self._call_s < FAST_S else 0
+            wanted = room + ahead - len(self._ready)
+            if self._dry and self._due and self._due <= self._tools.now():
+                self._dry = False
+            if self._dry or (wanted <= ahead // 2 and not (room and not self._ready)):
                 self._full = True
-                await self._wait(until)
+                await self._give_back(until)
+                if not await self._wait(self._due if self._dry else until):
+                    self._dry = False  # nobody told: look by itself now and then
                 continue
             self._full = False
             self._wake.clear()
-            limit = min(room * self._tools.client.batch_size, CLAIM_MOST)
+            limit = min(wanted * self._tools.client.batch_size, CLAIM_MOST)
             try:
-                async with self._tools.pool.connection() as conn:
-                    taken, claims = await self._tools.claims.take(
-                        conn, self._tools.client, limit=limit, now=self._tools.now()
-                    )
-                    if not taken:
-                        self._due = await self._tools.claims.next_due(conn)
+                taken = await self._claim(limit)
             except psycopg.OperationalError as error:
                 _log.warning("lane_waits", what="postgres", connection=self.connection.name, error=type(error).__name__)
                 await asyncio.sleep(DATABASE_PAUSE_S)
                 continue
-            for group in self._grouped(claims):
-                call = asyncio.create_task(self._call(group))
-                self._calls.add(call)
-                call.add_done_callback(self._called)
-            if taken < limit:
-                await self._wait(self._due)
+            if taken < limit and not self._wake.is_set():
+                self._dry = True
+        self._stopping = True
+        await self._give_back(None)
+
+    async def _claim(self, limit: int) -> int:
+        """Claim, and start what there is room for; how many were claimed."""
+        async with self._tools.pool.connection() as conn:
+            taken, claims = await self._tools.claims.take(conn, self._tools.client, limit=limit, now=self._tools.now())
+            if not taken:
+                self._due = await self._tools.claims.next_due(conn)
+        self._ready.extend(self._grouped(claims))
+        return taken
+
+    def _start_calls(self) -> tuple[int, datetime | None]:
+        """Start what is ready as far as there is room; the room that is left, and if none, until when there is none."""
+        room, until = self._room()
+        while room and self._ready:
+            call = asyncio.create_task(self._call(self._ready.popleft()))
+            self._calls.add(call)
+            call.add_done_callback(self._called)
+            room -= 1
+        return room, until
+
+    async def _give_back(self, until: datetime | None) -> None:
+        """Claims that cannot be sent soon: the system is down, the budget is spent, they are old, or the lane stops."""
+        now = self._tools.now()
+        soon = not self._stopping and not self._tools.breaker.is_open and (until is None or until <= now)
+        old = bool(self._ready) and self._ready[0][0].claimed_at + SEND_WITHIN < now
+        if not self._ready or (soon and not old):
+            return
+        claims = [claim for group in self._ready for claim in group]
+        self._ready.clear()
+        try:
+            async with self._tools.pool.connection() as conn:
+                await self._tools.claims.give_back(conn, claims, now=now)
+        except psycopg.OperationalError as error:
+            # they stay SENDING and are taken over, with what can be known of them, when their lease ends
+            _log.warning("claims_kept", connection=self.connection.name, count=len(claims), error=type(error).__name__)
 
     def _room(self) -> tuple[int, datetime | None]:
         """How many calls may start, and if none, until when there is surely no room."""
@@ -154,13 +199,18 @@ class Lane:
             # the intents stay SENDING and are sent again, unchanged, when their lease ends
             _log.error("call_failed", connection=self.connection.name, exc_info=error)
 
-    async def _wait(self, until: datetime | None) -> None:
+    async def _wait(self, until: datetime | None) -> bool:
+        """Wait for a wake-up, at most until then; whether there was one."""
         seconds = IDLE_S if until is None else (until - self._tools.now()).total_seconds()
         await self._tools.wait(self._wake, min(max(seconds, 0.001), IDLE_S))
+        woken = self._wake.is_set()
         self._wake.clear()
+        return woken
 
     async def _call(self, claims: list[Claim]) -> None:
+        started = self._tools.now()
         results = await self._tools.calls.make(claims)
+        self._call_s += ((self._tools.now() - started).total_seconds() - self._call_s) / 8
         self._recording = True
         self._results.put_nowait(results)
 
@@ -181,7 +231,7 @@ class Lane:
             try:
                 async with self._tools.pool.connection() as conn:
                     if await self._tools.outcomes.commit(conn, results, now=self._tools.now()):
-                        self._wake.set()
+                        self.wake()
                     self._look_again(results)
                     await self._tell(conn, results)
                 return
@@ -216,7 +266,7 @@ class Lane:
         for result in results:
             if isinstance(result.next, retries.RetryAt | retries.Resolve | retries.Refetch):
                 self._due = min(self._due or result.next.at, result.next.at)
-                self._wake.set()
+                self.wake()
 
     async def _record_apart(self, results: list[Result], error: psycopg.errors.IntegrityError) -> None:
         """One of these contradicts what is stored, say their id belongs to another entity: that one is parked."""
