@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from psycopg.types.json import Jsonb
@@ -14,11 +14,24 @@ from pydantic import BaseModel, SecretStr
 from connectors import config
 from connectors.contract import Manifest
 from connectors.egress import Egress
+from schemas.fields import Json
+from schemas.model import Model
 from schemas.problems import Problem
+from streams import choice_checks
+from streams.store.connections import Connection, Gate
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _RESERVED = frozenset({"local", "bulk"})  # words of the column `origin`
 DEFAULT_POLL_INTERVAL_S = 900.0
+DECIDES = frozenset({"option", "delete_policy", "filters", "on_leave", "fields", "gates"})
+"""Choices that decide what is sent: what they hold already follows by a resync."""
+BY_TYPE = frozenset({"filters", "fields", "gates"})
+"""Choices that are kept by entity type."""
+_JSON = ("filters", "fields", "guard", "budget", "gates")
+_DEFAULTS: Mapping[str, Any] = {
+    "allow_private": False, "http2": False, "compress": False, "filters": {}, "on_leave": "keep", "fields": {},
+    "concurrency": None, "guard": {}, "budget": {},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,8 @@ class Choices:
         option: 1 both sides are equal, 2 we are the source of truth, 3 they are.
         poll_interval_s: None takes `syncInterval` (ms) of the configuration, or 15 minutes.
         entity_types: root entity types in scope; empty for all the system takes.
+
+    The others as in `streams.store.connections.Connection`; None keeps what a connection has, or takes the default.
     """
 
     option: Literal[1, 2, 3] = 1
@@ -39,12 +54,68 @@ class Choices:
     poll_interval_s: float | None = None
     allow_http: bool = False
     entity_types: Collection[str] = ()
+    allow_private: bool | None = None
+    http2: bool | None = None
+    compress: bool | None = None
+    filters: Mapping[str, Sequence[Mapping[str, Json]]] | None = None
+    on_leave: Literal["keep", "archive", "delete"] | None = None
+    fields: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+    concurrency: int | None = None
+    guard: Mapping[str, int | None] | None = None
+    budget: Mapping[str, float] | None = None
 
 
 def check_url(url: str, choices: Choices) -> None:
     """Raise Problem (`http_refused`, `address_refused`) for a URL that no worker would ask."""
     parts = urlsplit(url)
-    Egress(allow_http=choices.allow_http).check_url(parts.scheme, parts.hostname or "")
+    allowed = Egress(allow_http=choices.allow_http, allow_private=bool(choices.allow_private))
+    allowed.check_url(parts.scheme, parts.hostname or "")
+
+
+def checked(manifest: Manifest, model: Model, choices: Choices, types: Collection[str]) -> Choices:
+    """The choices as they are kept, for the entity types in scope.
+
+    Raises:
+        Problem: `type_not_taken`, `filter_invalid`, `fields_invalid`, `archive_unsupported`, `limit_invalid`.
+    """
+    filters = choice_checks.check_filters(manifest, model, choices.filters or {})
+    fields = choice_checks.check_fields(manifest, choices.fields or {})
+    choice_checks.check_archive(manifest, choices.delete_policy, choices.on_leave or "keep", types, filters)
+    choice_checks.check_limits(choices.concurrency, choices.guard or {}, choices.budget or {})
+    return replace(choices, filters=filters, fields=fields)
+
+
+def filled(choices: Choices, known: Connection | None) -> Choices:
+    """The choices with those that were left open as the connection has them, or as they are by default."""
+    have = {name: getattr(known, name) for name in _DEFAULTS} if known else _DEFAULTS
+    return replace(choices, **{name: value for name, value in have.items() if getattr(choices, name) is None})
+
+
+def check_gates(manifest: Manifest, gates: Mapping[str, str]) -> None:
+    """Raise Problem (`type_not_taken`, `gate_unknown`) for gates that no type goes through."""
+    scope(manifest, gates)
+    if strange := sorted(set(gates.values()) - set(get_args(Gate))):
+        known = ", ".join(get_args(Gate))
+        raise Problem("gate_unknown", f"there is no gate {strange[0]!r}", f"Choose one of {known}.")
+
+
+def of(connection: Connection) -> Choices:
+    """The choices that a connection has now."""
+    names = Choices.__slots__
+    values = {name: getattr(connection, name) for name in names if name != "entity_types"}
+    return Choices(**values, entity_types=list(connection.gates))
+
+
+def columns(choices: Choices, gates: Mapping[str, Gate]) -> dict[str, Any]:
+    """The choices as columns of `sync.connection`, in plain values."""
+    chosen = asdict(choices)
+    del chosen["entity_types"]
+    return {**chosen, "gates": dict(gates)}
+
+
+def as_parameters(values: Mapping[str, Any]) -> dict[str, object]:
+    """Columns as parameters of a statement."""
+    return {name: Jsonb(value) if name in _JSON else value for name, value in values.items()}
 
 
 def check_name(name: str) -> None:
@@ -86,6 +157,7 @@ def row(
     org_id: str, name: str, manifest: Manifest, given: config.ExternalSync, choices: Choices, types: Collection[str]
 ) -> dict[str, object]:
     """The parameters of the statement that writes the connection."""
+    written = columns(choices, dict.fromkeys(types, "live"))
     return {
         "org_id": org_id,
         "name": name,
@@ -93,14 +165,7 @@ def row(
         "url": given.url,
         "auth": given.auth,
         "settings": Jsonb(dict(given.plain)),
-        "option": choices.option,
-        "mode": choices.mode,
-        "delete_policy": choices.delete_policy,
-        "conflict_policy": choices.conflict_policy,
-        "retry_policy": choices.retry_policy,
-        "poll_interval_s": _poll_interval_s(given, choices),
-        "allow_http": choices.allow_http,
-        "gates": Jsonb(dict.fromkeys(types, "live")),
+        **as_parameters(written | {"poll_interval_s": _poll_interval_s(given, choices)}),
     }
 
 

@@ -11,29 +11,32 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import httpx
 from psycopg import AsyncConnection, sql
-from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from connectors import config, registry
 from connectors.contract import Client, Manifest
+from schemas import model as models
+from schemas.model import Model
 from schemas.problems import Problem
 from streams import choices as chosen
-from streams import vault
+from streams import clock, vault
 from streams.choices import Choices
 from streams.settings import Settings
-from streams.store import connections, credentials, queries
+from streams.store import connection_changes, connections, credentials, queries
 from streams.store.connections import Connection
+from streams.store.migrate import model_of
 
 _SQL = queries("connection_changes")
 
 Conn = AsyncConnection[Any]
-PlanAll = Callable[[Conn, str, str, Manifest], Awaitable[int]]
-"""(database connection, org_id, connection name, manifest) -> how many pushes were planned."""
+PlanAll = Callable[[Conn, str, str, Manifest, str], Awaitable[int]]
+"""(database connection, org_id, connection name, manifest, reason) -> how many pushes were planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,25 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """What changing a connection came to.
+
+    Args:
+        names: what changed, as columns are named.
+        released: pushes that waited for a gate which is open now.
+    """
+
+    connection: Connection
+    names: tuple[str, ...]
+    released: int = 0
+
+    @property
+    def needs_resync(self) -> bool:
+        """Whether what they hold already follows only when it is planned again."""
+        return bool(chosen.DECIDES & set(self.names))
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """The acts on connections, on behalf of `actor`.
 
@@ -74,6 +96,8 @@ class Service:
     actor: str
     plan_all: PlanAll
     random: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
+    model: Model = field(default_factory=models.load, repr=False)
+    now: Callable[[], datetime] = field(default=clock.now, repr=False)
 
     async def connect(
         self, conn: Conn, org_id: str, name: str, given: config.ExternalSync, choices: Choices, *, update: bool = False
@@ -85,18 +109,22 @@ class Service:
 
         Raises:
             Problem: `adapter_unknown` (No adapter available for type: X), `config_invalid`, `name_invalid`,
-                `http_refused`, `address_refused`, `connection_exists`, `system_differs`, `type_not_taken`.
+                `http_refused`, `address_refused`, `connection_exists`, `system_differs`, `type_not_taken` and those of
+                `choices.checked`.
         """
         adapter = registry.find(given.type)
         manifest = adapter.manifest
         given = chosen.with_typed_secrets(given, adapter.settings)
         config.settings(given, adapter.settings)
-        chosen.check_url(given.url, choices)
         chosen.check_name(name)
         types = chosen.scope(manifest, choices.entity_types)
         async with conn.transaction():
             known = await self._known(conn, org_id, name, manifest, update=update)
+            choices = chosen.filled(choices, known if update else None)
+            choices = chosen.checked(manifest, self.model, choices, types)
+            chosen.check_url(given.url, choices)
             await conn.execute(_SQL["upsert"], chosen.row(org_id, name, manifest, given, choices, types))
+            await connection_changes.open_gates(conn, org_id, name, types, now=self.now())
             place = vault.Place(org_id, manifest.name, name, "")
             await self._set_secrets(conn, place, given.secrets)
             if known is None or known.state == "disconnected":
@@ -109,6 +137,39 @@ class Service:
                 await _count_rows(conn, org_id, types),
                 config.unknown_fields(given, adapter.settings),
             )
+
+    async def change(self, conn: Conn, org_id: str, name: str, changes: Mapping[str, Any]) -> Changed:
+        """Change some choices of a connection; those that are not named stay.
+
+        Args:
+            changes: names of `Choices` with their new values; `filters`, `fields` and `gates` by entity type are put
+                into what is there, an empty value takes the type's away.
+
+        Raises:
+            Problem: `connection_unknown`, `not_connected`, `http_refused`, `address_refused` and those of
+                `choices.checked`.
+        """
+        async with conn.transaction():
+            row = await connections.load_connection(conn, org_id, name, lock=True)
+            if row.state == "disconnected":
+                raise _not_connected(name)
+            manifest = registry.find(row.system).manifest
+            merged: dict[str, Any] = {
+                k: {**getattr(row, k), **v} if k in chosen.BY_TYPE else v for k, v in changes.items()
+            }
+            gates = {root: gate for root, gate in merged.pop("gates", row.gates).items() if gate}
+            chosen.check_gates(manifest, gates)
+            choices = chosen.checked(manifest, self.model, replace(chosen.of(row), **merged), gates)
+            chosen.check_url(row.url, choices)
+            before, after = chosen.columns(chosen.of(row), row.gates), chosen.columns(choices, gates)
+            if not (names := tuple(name for name in after if after[name] != before[name])):
+                return Changed(row, ())
+            place = {"org_id": org_id, "name": name}
+            await conn.execute(_SQL["change"], place | chosen.as_parameters(after))
+            opened = [root for root, gate in gates.items() if gate == "live"]
+            released = await connection_changes.open_gates(conn, org_id, name, opened, now=self.now())
+            await self._record(conn, org_id, "set", name, {name: after[name] for name in names})
+            return Changed(await connections.load_connection(conn, org_id, name), names, released)
 
     async def pause(self, conn: Conn, org_id: str, name: str, reason: str = "paused by a person") -> Connection:
         """Send and poll nothing until `resume`; changes go on being planned, so nothing is lost."""
@@ -137,13 +198,23 @@ class Service:
         return found
 
     async def push_all(self, conn: Conn, org_id: str, name: str) -> int:
-        """Plan a push of every living row of the connection's types; how many were planned."""
+        """Plan a push of every row of the connection's types; how many were planned."""
+        return await self._plan_all(conn, org_id, name, "push_all")
+
+    async def resync(self, conn: Conn, org_id: str, name: str) -> int:
+        """Plan every row of the connection's types anew, bulk changes and rows that left a filter too.
+
+        What they hold already costs no call. Live changes go first.
+        """
+        return await self._plan_all(conn, org_id, name, "resync")
+
+    async def _plan_all(self, conn: Conn, org_id: str, name: str, reason: str) -> int:
         async with conn.transaction():
             row = await connections.load_connection(conn, org_id, name)
             if row.state == "disconnected":
                 raise _not_connected(name)
-            count = await self.plan_all(conn, org_id, name, registry.find(row.system).manifest)
-            await self._audit(conn, org_id, "push_all", name, {"planned": count})
+            count = await self.plan_all(conn, org_id, name, registry.find(row.system).manifest, reason)
+            await self._audit(conn, org_id, reason, name, {"planned": count})
         return count
 
     async def _known(
@@ -199,17 +270,16 @@ class Service:
 
     async def _record(self, conn: Conn, org_id: str, action: str, name: str, detail: Mapping[str, object]) -> None:
         await self._audit(conn, org_id, action, name, detail)
-        await conn.execute(_SQL["notify"], {"org_id": org_id, "name": name})
+        await connection_changes.notify(conn, org_id, name)
 
     async def _audit(self, conn: Conn, org_id: str, action: str, name: str, detail: Mapping[str, object]) -> None:
-        values = {"org_id": org_id, "actor": self.actor, "action": f"connection.{action}", "subject": name}
-        await conn.execute(_SQL["audit"], values | {"detail": Jsonb(dict(detail))})
+        await connection_changes.audit(conn, org_id, self.actor, f"connection.{action}", name, detail)
 
 
 def service(settings: Settings, actor: str, plan_all: PlanAll) -> Service:
     """The service as the settings have it. Raises Problem (`key_missing`, `key_wrong`)."""
     public = settings.public_url or f"http://{settings.gateway_host}:{settings.gateway_port}"
-    return Service(vault.load_key(settings), public.rstrip("/"), actor, plan_all)
+    return Service(vault.load_key(settings), public.rstrip("/"), actor, plan_all, model=model_of(settings))
 
 
 def open_client(connection: Connection, given: Mapping[str, SecretStr], http: httpx.AsyncClient) -> Client:

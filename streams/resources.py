@@ -105,10 +105,10 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
 
 
 def plan_all(now: Callable[[], datetime] = clock.now) -> connections.PlanAll:
-    """What `push --all` does, for the service that changes connections."""
+    """What `push --all` and `resync` do, for the service that changes connections."""
     planner = Planner(manifest, lambda _: ())
 
-    async def plan(conn: AsyncConnection[Any], org_id: str, name: str, wanted: Manifest) -> int:
-        return await planner.plan_all(conn, org_id, name, wanted, now=now())
+    async def plan(conn: AsyncConnection[Any], org_id: str, name: str, wanted: Manifest, reason: str) -> int:
+        return await planner.plan_all(conn, org_id, name, wanted, now=now(), reason=reason)
 
     return plan

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from connectors.contract import Manifest
 from streams.rules.routing import Route, Target, Verdict, route
-from streams.store import aggregates, connections, queries, wishes
+from streams.store import aggregates, connection_changes, connections, queries, wishes
 from streams.store.connections import Connection
 from streams.store.wishes import Wish
 
@@ -78,6 +78,7 @@ class Planner:
         now: datetime,
         reason: str = "change",
         only: str = "",
+        priority: int = wishes.LIVE,
     ) -> Planned:
         """Plan a batch inside the caller's transaction, for all connections or `only` one."""
         roots = list(touched)
@@ -97,7 +98,7 @@ class Planner:
                 )
                 planned.routes[target.name, told.verdict, told.reason] += 1
                 if aggregate and told.verdict in (Verdict.PUSH, Verdict.HOLD):
-                    wanted.append(_wish(root, target, aggregate.external_type, told, reason))
+                    wanted.append(_wish(root, target, aggregate.external_type, told, reason) | {"priority": priority})
                 elif told.verdict is Verdict.REVIEW:
                     reviews.append(_review(root, target))
         await wishes.add(conn, wanted, now=now, notify=self._notify)
@@ -107,15 +108,27 @@ class Planner:
         return planned
 
     async def plan_all(
-        self, conn: AsyncConnection, org_id: str, connection: str, manifest: Manifest, *, now: datetime
+        self,
+        conn: AsyncConnection,
+        org_id: str,
+        connection: str,
+        manifest: Manifest,
+        *,
+        now: datetime,
+        reason: str = "push_all",
     ) -> int:
-        """Wish every living root of the connection's types to be sent (`push --all`); how many were planned."""
+        """Wish every living root of the connection's types to be sent, and every linked one, so that what left a filter
+        or was deleted can leave there too; behind all live changes. How many were planned."""
         count = 0
         for aggregate in manifest.aggregates:
-            ids = await aggregates.living(conn, aggregate.root, org_id)
+            living = await aggregates.living(conn, aggregate.root, org_id)
+            linked = await connection_changes.linked_roots(conn, org_id, connection, aggregate.root)
+            ids = sorted({*living, *linked})
             for start in range(0, len(ids), 5000):
                 batch = [Touched(org_id, aggregate.root, each, now, {"local"}) for each in ids[start : start + 5000]]
-                planned = await self.plan(conn, batch, now=now, reason="push_all", only=connection)
+                planned = await self.plan(
+                    conn, batch, now=now, reason=reason, only=connection, priority=wishes.BACKFILL
+                )
                 count += planned.intents
         return count
 

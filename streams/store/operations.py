@@ -8,10 +8,9 @@ from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from schemas.problems import Problem
-from streams.store import connections, queries
+from streams.store import connection_changes, connections, queries
 
 _SQL = queries("operations")
 
@@ -95,16 +94,7 @@ async def dead_letter_value(conn: Conn, org_id: str, number: int, actor: str) ->
     async with conn.transaction():
         await dead_letter(conn, org_id, number)
         [row] = await _rows(conn, "dead_letter_value", {"org": org_id, "id": number})
-        await conn.execute(
-            queries("connection_changes")["audit"],
-            {
-                "org_id": org_id,
-                "actor": actor,
-                "action": "dead_letter.read",
-                "subject": str(number),
-                "detail": Jsonb({}),
-            },
-        )
+        await connection_changes.audit(conn, org_id, actor, "dead_letter.read", str(number))
     return row["value"] or b""
 
 

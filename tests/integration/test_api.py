@@ -39,7 +39,7 @@ SYNC = {
 
 
 def make_app(settings, pool):
-    async def plan_all(conn, org_id, connection, manifest):
+    async def plan_all(conn, org_id, connection, manifest, reason):
         return 3
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)

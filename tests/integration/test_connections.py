@@ -44,7 +44,7 @@ async def conn(database):
 def service():
     key = vault.parse_key(base64.b64encode(bytes(range(32))), "test")
 
-    async def plan_all(conn, org_id, connection, manifest):
+    async def plan_all(conn, org_id, connection, manifest, reason):
         return 7
 
     return connections.Service(key, "https://sync.example.org", "cli:ann", plan_all)
@@ -227,7 +227,7 @@ async def test_unknown_connections_are_named(service, conn):
 
 
 async def test_a_failed_connect_leaves_nothing(conn):
-    async def plan_all(conn, org_id, connection, manifest):
+    async def plan_all(conn, org_id, connection, manifest, reason):
         return 0
 
     def no_chance(length):

@@ -1,0 +1,107 @@
+"""Whether a connection's choices fit the system and the canonical model; each with what to choose instead. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from connectors.contract import Manifest
+from schemas.entity_types import COMMON_COLUMNS
+from schemas.fields import Aggregate, Json
+from schemas.model import Model
+from schemas.problems import Problem
+from streams.rules import filters
+from streams.rules.filters import Condition
+from streams.rules.mass_changes import FLOORS
+
+CONCURRENCY_MOST = 256
+CONDITIONS_MOST = 50
+
+
+def check_filters(
+    manifest: Manifest, model: Model, given: Mapping[str, Sequence[Mapping[str, Json]]]
+) -> dict[str, list[Condition]]:
+    """Conditions by root entity type, their values typed; types without conditions are left out.
+
+    Raises:
+        Problem: `type_not_taken`, `filter_invalid`.
+    """
+    checked = {}
+    for root, conditions in given.items():
+        _aggregate(manifest, root)
+        if len(conditions) > CONDITIONS_MOST:
+            raise Problem("filter_invalid", f"{root} has more than {CONDITIONS_MOST} conditions", "Write fewer.")
+        entity = model.types.get(root)
+        columns = {**COMMON_COLUMNS, **({field.name: field.sql_type for field in entity.fields} if entity else {})}
+        if conditions:
+            checked[root] = filters.check(conditions, columns)
+    return checked
+
+
+def check_fields(
+    manifest: Manifest, given: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, dict[str, list[str]]]:
+    """Which fields and parts are sent, by root entity type; types of which all are sent are left out.
+
+    Raises:
+        Problem: `type_not_taken`, `fields_invalid`.
+    """
+    checked = {}
+    for root, choice in given.items():
+        aggregate = _aggregate(manifest, root)
+        if not choice:
+            continue
+        [(kind, names), *more] = choice.items()
+        if more or kind not in ("include", "exclude") or not names:
+            raise Problem("fields_invalid", f"{root} needs fields to include or fields to exclude", "Name one or more.")
+        known = [field.canonical for field in aggregate.fields] + [part.entity_type for part in aggregate.parts]
+        if strange := sorted(set(names) - set(known)):
+            raise Problem(
+                "fields_invalid",
+                f"{manifest.title} has no {', '.join(strange)} in {root}",
+                f"It has {', '.join(known)}.",
+            )
+        checked[root] = {kind: list(dict.fromkeys(names))}
+    return checked
+
+
+def check_archive(
+    manifest: Manifest, delete_policy: str, on_leave: str, types: Collection[str], filtered: Collection[str]
+) -> None:
+    """Raise Problem (`archive_unsupported`) where records are to be archived that the system cannot archive."""
+    able = {aggregate.root for aggregate in manifest.aggregates if aggregate.archive}
+    if delete_policy == "archive" and not able & set(types):
+        raise Problem(
+            "archive_unsupported",
+            f"{manifest.title} cannot archive any of {', '.join(types)}",
+            "Choose `ignore` or `delete` for deletes.",
+        )
+    if on_leave == "archive" and (unable := sorted(set(filtered) - able)):
+        raise Problem(
+            "archive_unsupported",
+            f"{manifest.title} cannot archive {', '.join(unable)}",
+            "Choose `keep` or `delete` for what leaves a filter.",
+        )
+
+
+def check_limits(concurrency: int | None, guard: Mapping[str, int | None], budget: Mapping[str, float]) -> None:
+    """Raise Problem (`limit_invalid`) for numbers that no lane can work with."""
+    if concurrency is not None and not 1 <= concurrency <= CONCURRENCY_MOST:
+        raise _limit(f"{concurrency} calls at once", f"Choose 1 to {CONCURRENCY_MOST}.")
+    for kind, bound in guard.items():
+        if kind not in FLOORS or (bound is not None and bound < 0):
+            raise _limit(f"the guard {kind}={bound}", "Write deletes=N,updates=N; off for no bound.")
+    if budget and (set(budget) != {"calls", "per_s"} or not all(math.isfinite(n) and n > 0 for n in budget.values())):
+        raise _limit("a budget needs calls and seconds above 0", "Write it like 100/20s.")
+
+
+def _aggregate(manifest: Manifest, root: str) -> Aggregate:
+    found = manifest.for_root(root)
+    if found is None:
+        roots = ", ".join(aggregate.root for aggregate in manifest.aggregates)
+        raise Problem("type_not_taken", f"{manifest.title} does not take {root} as a record", f"It takes: {roots}.")
+    return found
+
+
+def _limit(cause: str, next_step: str) -> Problem:
+    return Problem("limit_invalid", cause, next_step)
