@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus of its own work: calls, arrivals, retries, breakers, routes.
+"""What a worker tells Prometheus of its own work: calls, arrivals, retries, breakers, routes, what the sweep found.
 
 Whatever the database knows (queues, dead letters, totals) is told by the gateway, see `streams.gateway.metrics`. No
 label holds personal data or anything that grows with the data: organisations, connections, types and codes only.
@@ -34,6 +34,11 @@ ROUTES = Counter(
     "syncline_planned_routes",
     "Where this worker's planner sent changes, one for each root and connection",
     [*SCOPE, "entity_type", "verdict", "reason"],
+)
+MISSED = Counter(
+    "syncline_cdc_missed",
+    "Changes that the sweep found in the tables and capture had not brought; each is lost work of capture",
+    ["org", "entity_type"],
 )
 
 _log = structlog.get_logger("metrics")
@@ -92,6 +97,11 @@ def planned(routes: Mapping[tuple[str, str, str, str, str], int]) -> None:
     """A plan is committed: how many roots went where, by the fields of `streams.store.accounting.RouteKey`."""
     for labels, roots in routes.items():
         ROUTES.labels(*labels).inc(roots)
+
+
+def missed(org_id: str, entity_type: str, roots: int) -> None:
+    """The sweep has planned so many roots that capture should have brought."""
+    MISSED.labels(org_id, entity_type).inc(roots)
 
 
 def serve(host: str, port: int) -> Callable[[], None] | None:

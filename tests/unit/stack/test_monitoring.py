@@ -109,6 +109,7 @@ def test_what_must_be_told_has_an_alert() -> None:
     assert {
         "syncline_queue_age_seconds",
         "syncline_capture_safe",
+        "syncline_cdc_missed_total",
         "syncline_unreconciled",
         "syncline_breaker_open",
         "syncline_intents",

@@ -71,6 +71,11 @@ def test_routes_are_counted_by_where_they_went(connection):
     assert value("syncline_planned_routes_total", **labels) == 5
 
 
+def test_what_capture_missed_is_counted(request):
+    metrics.missed(request.node.name, "person", 3)
+    assert value("syncline_cdc_missed_total", org=request.node.name, entity_type="person") == 3
+
+
 def test_a_worker_answers_on_its_port_and_a_second_one_goes_on_without():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
