@@ -15,6 +15,7 @@ about any system's limits is written down anywhere: they are what its answers sa
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,7 @@ def _their_time(headers: Mapping[str, str], now: datetime) -> datetime:
     return answers.http_date(headers.get("date")) or now
 
 
+@functools.lru_cache(maxsize=4096)
 def _number(value: str | None) -> float | None:
     """The first number in a value: `20 seconds` is 20, `100, 100;w=60` is 100."""
     found = _NUMBER.search(value) if value and not value.lstrip().startswith("-") else None

@@ -17,7 +17,7 @@ DATE = "Mon, 02 Mar 2026 09:59:50 GMT"
 """Their clock, ten seconds behind ours."""
 
 
-@pytest.mark.covers("F064")
+@pytest.mark.covers("R15")
 @pytest.mark.parametrize(
     ("status", "headers", "told"),
     [
