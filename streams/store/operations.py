@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from schemas.problems import Problem
-from streams.store import connection_changes, connections, queries
+from streams.store import budgets, connection_changes, connections, queries
 
 _SQL = queries("operations")
 
@@ -96,6 +96,56 @@ async def dead_letter_value(conn: Conn, org_id: str, number: int, actor: str) ->
         [row] = await _rows(conn, "dead_letter_value", {"org": org_id, "id": number})
         await connection_changes.audit(conn, org_id, actor, "dead_letter.read", str(number))
     return row["value"] or b""
+
+
+async def pushes(
+    conn: Conn,
+    org_id: str,
+    connection: str | None = None,
+    *,
+    state: str | None = None,
+    entity: str | None = None,
+    limit: int = 100,
+) -> list[Row]:
+    """Wishes, newest first: of one connection, state or root entity; those that are fulfilled only where asked for.
+
+    `waits_for` has the entities whose link a WAITING one needs; `behind` is how many plans are not fulfilled yet.
+    """
+    values = {"org": org_id, "connection": connection, "state": state, "entity": entity, "limit": limit}
+    return await _rows(conn, "pushes", values)
+
+
+async def lanes(conn: Conn, org_id: str, *, now: datetime) -> list[Row]:
+    """How each connection's calls stand: counts by state, `oldest_s`, `budgets` (as `budgets.usage`), `breakers`."""
+    values = {"org": org_id, "now": now}
+    counts = {row.pop("connection"): row for row in await _rows(conn, "lanes", values)}
+    breakers: dict[str, list[Row]] = {}
+    for row in await _rows(conn, "breakers", values):
+        breakers.setdefault(row.pop("connection"), []).append(row)
+    used: dict[str, list[Row]] = {}
+    for row in await budgets.usage(conn, org_id, now=now):
+        used.setdefault(row.pop("connection"), []).append(row)
+    idle = {"in_flight": 0, "queued": 0, "held": 0, "waiting": 0, "parked": 0, "oldest_s": None}
+    return [
+        {
+            "name": c.name,
+            "system": c.system,
+            "state": c.state,
+            "state_reason": c.state_reason,
+            "concurrency": c.concurrency,
+            "budget": dict(c.budget),
+            **counts.get(c.name, idle),
+            "budgets": used.get(c.name, []),
+            "breakers": breakers.get(c.name, []),
+        }
+        for c in await connections.list_all(conn, org_id)
+        if c.state != "disconnected"
+    ]
+
+
+async def holds(conn: Conn, org_id: str, *, closed: bool = False, limit: int = 100) -> list[Row]:
+    """Mass changes that wait for approval, newest first; `records` are still held. `closed` shows decided ones too."""
+    return await _rows(conn, "holds", {"org": org_id, "all": closed, "limit": limit})
 
 
 async def _rows(conn: Conn, name: str, values: Mapping[str, Any]) -> list[Row]:

@@ -41,3 +41,39 @@ from sync.dead_letter where id = %(id)s and (org_id = %(org)s or org_id is null)
 
 -- dead_letter_value --
 select value from sync.dead_letter where id = %(id)s and (org_id = %(org)s or org_id is null)
+
+-- pushes --
+-- Wishes, the newest first; without a state those that are not fulfilled.
+select p.connection, p.external_type, p.entity_type, p.entity_id, p.state, p.reason, p.priority, p.attempt,
+       nullif(p.not_before, '-infinity') as not_before, greatest(p.wanted_seq - p.done_seq, 0) as behind,
+       p.op, p.error_code, p.error_cause, p.hold_id, p.resolve, p.committed_at, p.planned_at,
+       coalesce(w.waits_for, '{}') as waits_for
+from sync.push_intent p
+left join lateral (
+  select array_agg(distinct w.waits_for) as waits_for from sync.push_wait w
+  where w.entity_id = p.entity_id and w.connection = p.connection and w.external_type = p.external_type
+    and w.org_id = p.org_id and w.required and p.state = 'WAITING') w on true
+where p.org_id = %(org)s and (%(connection)s::text is null or p.connection = %(connection)s)
+  and (%(entity)s::text is null or p.entity_id = %(entity)s)
+  and case when %(state)s::text is not null then p.state = %(state)s
+           when %(entity)s::text is not null then true else p.state <> 'DONE' end
+order by p.planned_at desc nulls last, p.entity_id limit %(limit)s
+
+-- lanes --
+select connection, count(*) filter (where state = 'SENDING') as in_flight,
+       count(*) filter (where state in ('PENDING', 'RETRY', 'UNKNOWN')) as queued,
+       count(*) filter (where state = 'HELD') as held, count(*) filter (where state = 'WAITING') as waiting,
+       count(*) filter (where state = 'PARKED') as parked,
+       extract(epoch from %(now)s - min(coalesce(committed_at, planned_at))
+         filter (where state in ('PENDING', 'RETRY', 'UNKNOWN', 'SENDING')))::float8 as oldest_s
+from sync.push_intent where org_id = %(org)s and state not in ('DONE', 'DEAD') group by 1
+
+-- breakers --
+select connection, slot, failures, opened_at, code, cause from sync.breaker where org_id = %(org)s order by 1, 2
+
+-- holds --
+select h.id, h.connection, h.entity_type, h.kind, h.state, h.bound, h.opened_at, h.closed_at, h.closed_by, p.records
+from sync.mass_hold h
+left join lateral (
+  select count(*) as records from sync.push_intent p where p.hold_id = h.id and p.state = 'HELD') p on true
+where h.org_id = %(org)s and (%(all)s or h.state = 'open' or p.records > 0) order by h.id desc limit %(limit)s
