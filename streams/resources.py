@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,9 +20,12 @@ from schemas.codec import Codec
 from schemas.model import Model
 from schemas.registry import Registry
 from streams import clock, connections, vault
+from streams.outbound.budgets import Budget, Opened
 from streams.outbound.planner import Planner
+from streams.rules.budgets import Priority
 from streams.settings import Settings
 from streams.store import credentials
+from streams.store.budgets import Row
 from streams.store.connections import Connection
 from streams.store.migrate import model_of
 
@@ -55,13 +58,31 @@ class Resources:
         return bool(getattr(self.model.types[entity_type], "every_change", False))
 
     @asynccontextmanager
-    async def client(self, connection: Connection) -> AsyncIterator[Client]:
-        """The adapter's client of a connection, with its HTTP client and its secrets."""
+    async def open(self, connection: Connection, priority: Priority = "lane") -> AsyncIterator[Opened]:
+        """The adapter's client of a connection, with its HTTP client and its secrets, and the budget of its calls."""
         place = vault.Place(connection.org_id, connection.system, connection.name, "")
         async with self.app.connection() as conn:
             secrets = await credentials.adapter_secrets(conn, self.key, place)
-        async with http.client(allow_http=connection.allow_http) as web:
-            yield connections.open_client(connection, secrets, web)
+        row = Row(self.app, connection, clock.now)
+        budget = Budget(row, priority=priority, now=clock.now, spread=clock.spread)
+        async with (
+            http.client(
+                allow_http=connection.allow_http,
+                allow_private=connection.allow_private,
+                http2=connection.http2,
+                compress=connection.compress,
+                before=budget.acquire,
+                after=budget.note,
+            ) as web,
+            aclosing(budget),
+        ):
+            yield Opened(connections.open_client(connection, secrets, web), budget)
+
+    @asynccontextmanager
+    async def client(self, connection: Connection, priority: Priority = "lane") -> AsyncIterator[Client]:
+        """The client alone, for who does not look at the budget: its calls wait for their turn."""
+        async with self.open(connection, priority) as opened:
+            yield opened.client
 
 
 def manifest(system: str) -> Manifest:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 import uvloop
@@ -110,7 +111,7 @@ async def _jobs(
         yield []
         return
     settings = resources.settings
-    poller = Poller(resources.app, publisher, manifest, resources.client, now=clock.now)
+    poller = Poller(resources.app, publisher, manifest, partial(resources.client, priority="poll"), now=clock.now)
     schedule = Schedule(
         settings.dsn("app"), resources.app, resources.applier, poller, manifest, now=clock.now, spread=clock.spread
     )

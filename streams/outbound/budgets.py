@@ -48,7 +48,7 @@ class Shared(Protocol):
 
 
 class Budget:
-    """What one client may call. `acquire` before each request, `note` after each answer, `close` at the end.
+    """What one client may call. `acquire` before each request, `note` after each answer, `aclose` at the end.
 
     Args:
         spread: a random number from 0 to 1: workers that wait for the same moment do not come at once.
@@ -137,7 +137,7 @@ class Budget:
         if told is not None:
             self._learn(told, at)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Give back what is left, and leave what was heard to the others."""
         if self._telling:
             await self._telling

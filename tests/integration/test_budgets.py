@@ -74,7 +74,7 @@ async def test_two_workers_share_a_quota(pool: AsyncConnectionPool) -> None:
             for _ in range(3):
                 group.create_task(caller(worker))
     for worker in workers:
-        await worker.close()
+        await worker.aclose()
 
     assert system.refused() <= 0.005
     assert system.used(7, 87) >= 0.9
@@ -97,7 +97,7 @@ async def test_a_worker_hears_what_another_was_told(pool: AsyncConnectionPool) -
     )
     await told.acquire()
     told.note(429, {"retry-after": "600"})
-    await told.close()
+    await told.aclose()
     with pytest.raises(NotApplied, match="rate_budget") as later:
         await other.acquire()
     assert later.value.retry_after == pytest.approx(600, abs=1)

@@ -265,7 +265,7 @@ def test_leases_of_a_dead_worker_are_lost_for_a_window_and_those_of_a_closed_one
         left = budget._left
         assert left
         if closes:
-            await budget.close()
+            await budget.aclose()
         assert free(shared, seconds()) == 100 - 11 - (0 if closes else left)
         assert free(shared, seconds() + 21) == 100
 
