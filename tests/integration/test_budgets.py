@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from connectors.errors import NotApplied
+from streams import clock, vault
 from streams.outbound.budgets import Budget
+from streams.resources import Resources
 from streams.rules.budgets import Account, Quota
 from streams.settings import Settings
 from streams.store import budgets, connections
 from streams.store.budgets import Row
 from streams.store.connections import Connection
+from tests.unit.connectors.test_http import answer, server
 from tests.unit.outbound.quotas import START, System
 
 pytestmark = [pytest.mark.integration, pytest.mark.covers("R15")]
@@ -128,3 +134,28 @@ async def test_the_account_is_kept_as_it_is_and_only_by_who_has_seen_the_last_on
         (shown,) = await budgets.usage(conn, "org_kept", now=START)
         assert (shown["source"], shown["used"], shown["remaining"]) == ("chosen", 2, 5)
         assert await budgets.usage(conn, "org_unheard_of", now=START) == []
+
+
+async def test_what_a_system_tells_any_client_is_known_to_the_next(
+    pool: AsyncConnectionPool, database: Settings
+) -> None:
+    """From the answer on the wire to the row, through the client that the pipeline opens."""
+    told = ("x-pco-api-request-rate-limit: 40", "x-pco-api-request-rate-count: 38", "x-pco-api-request-rate-period: 20")
+    page = answer("200 OK", b"[]", "content-type: application/json", *told, "connection: close")
+    connection = await connected(pool, "org_wire")
+    parts: Any = None
+    resources = Resources(
+        database, parts, vault.parse_key(base64.b64encode(bytes(32)), "here"), pool, pool, parts, parts
+    )
+    async with server(page) as url:
+        connection = replace(connection, url=url)
+        async with resources.open(connection, "poll") as opened:
+            assert opened.budget.ready_at() is None
+            assert [page.records async for page in opened.client.pages("individual", None)] == [[]]
+            assert opened.budget.room(100) == 0, "two are left, and a poll leaves four"
+            assert opened.budget.room(100, "lane") == 2
+        async with resources.open(connection) as opened:
+            assert opened.budget.ready_at() is None
+    async with pool.connection() as conn:
+        (shown,) = await budgets.usage(conn, "org_wire", now=clock.now())
+    assert (shown["limit"], shown["used"], shown["remaining"]) == (40, 38, 2)
