@@ -55,8 +55,6 @@ class Manifest:
     """KEYED: how long they remember an idempotency key."""
     read_lag: timedelta = timedelta()
     """SEARCH: how long a record that they have just made may be missing from a search."""
-    conditional: bool = False
-    """Updates name the version they were made from, and they refuse (Stale) when they hold a newer one."""
     concurrency: int = 5
     """Most calls at once in one lane."""
     clock_precision: timedelta = timedelta(milliseconds=1)

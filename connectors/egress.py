@@ -115,7 +115,10 @@ class GuardedTransport(AiohttpTransport):
             keepalive_timeout=self.limits.keepalive_expiry,
             resolver=self._resolver,
         )
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        # aiohttp sends a PUT or DELETE once more by itself when the connection breaks; trying again is the pipeline's
+        session._retry_connection = False  # noqa: SLF001  it has no public name
+        return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request. Raises Suspicious for a refused address, else httpx's exceptions."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import httpx
@@ -21,6 +21,7 @@ from yarl import URL
 
 from connectors import answers, bodies
 from connectors.egress import Egress, GuardedTransport, MultiplexedTransport
+from connectors.errors import ConnectorError, Rejected
 
 TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
@@ -30,12 +31,15 @@ ANSWER_CAP_BYTES = 1 << 20
 """Most bytes of an answer to a write, after decompression."""
 POLL_CAP_BYTES = 64 << 20
 """Most bytes of one page of a poll, after decompression."""
+REFUSAL_CAP_BYTES = 64 << 10
+"""Most bytes that are read of the body of a refusal."""
 CHUNK_BYTES = 64 << 10
 HEADERS = {"user-agent": "syncline", "accept": "application/json", "accept-encoding": "gzip, deflate"}
 
 
 Before = Callable[[], Awaitable[None]]
 After = Callable[[int, Mapping[str, str]], None]
+Explain = Callable[[Rejected, bytes], ConnectorError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-async def exchange(
+async def exchange(  # noqa: PLR0913  all but three by name
     http: httpx.AsyncClient,
     method: str,
     url: str,
@@ -113,20 +117,32 @@ async def exchange(
     params: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
     cap_bytes: int = ANSWER_CAP_BYTES,
+    explain: Explain | None = None,
 ) -> Answer:
     """Send one request and read its 2xx answer.
+
+    Args:
+        explain: makes the error of a refusal (400, 404, 409, 412, 422 …) from its body, so that it tells their words.
 
     Raises the ConnectorError that `connectors.answers` gives for anything else; an answer above `cap_bytes` is
     Ambiguous (`answer_too_large`).
     """
+    reading = _Reading(cap_bytes, explain)
     if content is not None and isinstance(http, _Client) and http.compress and (packed := bodies.compressed(content)):
         content, headers = packed, {**(headers or {}), "content-encoding": "gzip"}
     try:
         if isinstance(http, _Client) and http.session is not None:
-            return await _through_session(http, method, url, content, headers, params, timeout_s, cap_bytes)
-        return await _through_httpx(http, method, url, content, headers, params, timeout_s, cap_bytes)
+            return await _through_session(http, method, url, content, headers, params, timeout_s, reading)
+        return await _through_httpx(http, method, url, content, headers, params, timeout_s, reading)
     except (aiohttp.ClientError, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as failure:
         raise answers.classify_failure(failure) from failure
+
+
+class _Reading(NamedTuple):
+    """How an answer is read."""
+
+    cap_bytes: int
+    explain: Explain | None
 
 
 class _Client(httpx.AsyncClient):
@@ -187,7 +203,7 @@ async def _through_session(
     headers: Mapping[str, str] | None,
     params: Mapping[str, str] | None,
     timeout_s: float | None,
-    cap_bytes: int,
+    reading: _Reading,
 ) -> Answer:
     address = URL(url).update_query(params) if params else URL(url)
     if http.session is None:
@@ -209,9 +225,9 @@ async def _through_session(
         raise
     http.after(response.status, response.headers)
     async with response:
-        head = _checked(response.status, response.headers)
         chunks = response.content.iter_chunked(CHUNK_BYTES)
-        body = await bodies.read(chunks, response.headers.get("content-encoding"), cap_bytes)
+        head = await _checked(response.status, response.headers, chunks, reading.explain)
+        body = await bodies.read(chunks, response.headers.get("content-encoding"), reading.cap_bytes)
         return Answer(*head, body, _date(response.headers))
 
 
@@ -223,19 +239,25 @@ async def _through_httpx(
     headers: Mapping[str, str] | None,
     params: Mapping[str, str] | None,
     timeout_s: float | None,
-    cap_bytes: int,
+    reading: _Reading,
 ) -> Answer:
     timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else _timeout(timeout_s)
     async with http.stream(
         method, url, content=content, headers=headers, params=params, timeout=timeout, follow_redirects=False
     ) as response:
-        head = _checked(response.status_code, response.headers)
-        body = await bodies.read(response.aiter_raw(), response.headers.get("content-encoding"), cap_bytes)
+        chunks = response.aiter_raw()
+        head = await _checked(response.status_code, response.headers, chunks, reading.explain)
+        body = await bodies.read(chunks, response.headers.get("content-encoding"), reading.cap_bytes)
         return Answer(*head, body, _date(response.headers))
 
 
-def _checked(status: int, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str]]:
+async def _checked(
+    status: int, headers: Mapping[str, str], chunks: AsyncIterator[bytes], explain: Explain | None
+) -> tuple[int, Mapping[str, str]]:
     problem = answers.classify(status, headers, _date(headers))
+    if isinstance(problem, Rejected) and explain:
+        body = await bodies.read(chunks, headers.get("content-encoding"), REFUSAL_CAP_BYTES)
+        raise explain(problem, body) from None
     if problem is not None:
         raise problem
     return status, headers

@@ -98,10 +98,14 @@ class Emulator:
             return
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
-        await self._answer(call, at, scope, send)
+        await self._answer(call, at, scope, receive, send)
 
-    async def _answer(self, call: Call, at: float, scope: Scope, send: Send) -> None:
-        fault = self.faults.draw(faults.BEFORE | faults.AFTER, call.path, call.method)
+    async def _answer(self, call: Call, at: float, scope: Scope, receive: Receive, send: Send) -> None:
+        fault = self.faults.draw(faults.BEFORE | faults.AFTER, call.path, call.method, call.body)
+        if fault is not None and fault.kind == "half-open":
+            self.journal.log(at, call.method, call.path, 0, None, (), call.body)
+            await receive()  # until the caller has had enough
+            return
         if fault is not None and fault.kind == "slow":
             await asyncio.sleep(fault.options.get("delay_ms", SLOW_MS) / 1000)
         answer = (_instead(fault) if fault else None) or self._handled(call)

@@ -82,7 +82,8 @@ def _write(emulator: Emulator, name: str, content: Any) -> Reply:
         case "reset":
             emulator.reset()
         case _:
-            return _not_found(name)
+            told = emulator.system.control(name, content)
+            return _not_found(name) if told is None else reply(200, told)
     return reply(200, {"status": "ok"})
 
 

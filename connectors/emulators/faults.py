@@ -9,8 +9,8 @@ from typing import Any
 
 from schemas.problems import Problem
 
-BEFORE = frozenset({"429", "5xx-before", "html", "expire-token", "slow"})
-"""Strike before the system sees the call (`slow` only delays it)."""
+BEFORE = frozenset({"429", "5xx-before", "html", "expire-token", "slow", "half-open"})
+"""Strike before the system sees the call (`slow` only delays it, `half-open` never answers)."""
 AFTER = frozenset({"5xx-after", "drop-after", "truncate"})
 """Strike the answer: what the call asked for is done."""
 READS = frozenset({"stale-read"})
@@ -28,6 +28,7 @@ class Fault:
         left: strikes the next so many calls, then never.
         match: prefix of the path.
         method: of the call, any when empty.
+        contains: text in the path or the body.
         options: whatever else was given: `delay_ms`, `retry_after`, `seconds`, a system's own.
     """
 
@@ -36,6 +37,7 @@ class Fault:
     left: int | None = None
     match: str = ""
     method: str = ""
+    contains: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,12 +53,14 @@ class Faults:
         """Replace all rules. Raises Problem (`fault_invalid`), and then changes nothing."""
         self._rules = [self._parse(rule) for rule in rules]
 
-    def draw(self, kinds: Collection[str], path: str, method: str = "") -> Fault | None:
+    def draw(self, kinds: Collection[str], path: str, method: str = "", body: bytes = b"") -> Fault | None:
         """The first rule of these kinds that strikes this call, or None."""
         if not self._rules:
             return None
         for rule in self._rules:
             if rule.kind not in kinds or not path.startswith(rule.match) or rule.method not in ("", method):
+                continue
+            if rule.contains and rule.contains not in path and rule.contains.encode() not in body:
                 continue
             if rule.left is not None:
                 if rule.left > 0:
@@ -75,7 +79,15 @@ class Faults:
             raise _invalid(f"the rate of {kind} must be a number from 0 to 1")
         if left is not None and not (isinstance(left, int) and left >= 0):
             raise _invalid(f"next of {kind} must be a whole number")
-        return Fault(kind, rate, left, str(given.pop("match", "")), str(given.pop("method", "")), given)
+        return Fault(
+            kind,
+            rate,
+            left,
+            str(given.pop("match", "")),
+            str(given.pop("method", "")),
+            str(given.pop("contains", "")),
+            given,
+        )
 
 
 def parse_option(text: str) -> dict[str, Any]:

@@ -81,6 +81,9 @@ class System(Protocol):
     def webhook_secret(self) -> str:
         """A secret fit for the system's webhook scheme, the same each time."""
 
+    def control(self, name: str, content: Any) -> Json:
+        """What else the control API can set here, `POST /_emulator/NAME`; None for a name that is not known."""
+
     def records(self) -> Mapping[str, Mapping[str, Json]]:
         """Type -> id -> record, without the deleted ones."""
 

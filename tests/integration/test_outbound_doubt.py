@@ -149,7 +149,7 @@ async def test_what_they_accepted_is_asked_about_before_anything_else_is_sent(da
 
 @pytest.mark.covers("F061")
 async def test_a_newer_version_there_is_read_and_never_overwritten(database: Settings) -> None:
-    async with outbound_of(database, "org_stale", manifest=with_tier(CreateTier.KEYED, conditional=True)) as out:
+    async with outbound_of(database, "org_stale", manifest=with_tier(CreateTier.KEYED)) as out:
         person = await out.insert(first_name="Ann")
         await out.plan(person)
         out.theirs.answer = lambda sent: Delivered("their_1", 200, external_version="1")

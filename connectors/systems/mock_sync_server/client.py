@@ -11,7 +11,7 @@ from datetime import datetime
 import httpx
 
 from connectors import config
-from connectors.contract import Failed, Outcome, Page, Write
+from connectors.contract import ExternalRecord, Failed, Outcome, Page, Write
 from connectors.errors import Ambiguous, ConnectorError, NotApplied, Rejected, Unauthorized
 from connectors.http import POLL_CAP_BYTES, Answer, exchange
 from connectors.systems.mock_sync_server import destination, source, submissions
@@ -74,6 +74,22 @@ class MockSyncClient:
                 outcomes.extend(destination.outcomes(batch, answer))
         not_sent = NotApplied("not_sent", "an earlier batch of the same call failed")
         return outcomes + [Failed(not_sent)] * (len(bodies) - len(outcomes))
+
+    async def find(self, body: bytes) -> ExternalRecord | None:  # noqa: ARG002
+        """Never needed: the ids are ours. Raises Rejected (`not_offered`)."""
+        raise Rejected("not_offered", "the mock sync server has no search")
+
+    async def check(self, token: str) -> Outcome:  # noqa: ARG002
+        """Never needed: a 2xx is done."""
+        return Failed(Rejected("not_offered", "the mock sync server does not postpone writes"))
+
+    async def fetch(self, external_type: str, external_id: str) -> ExternalRecord | None:
+        """One record, found in a pull of all: the protocol has no other way. Raises ConnectorError."""
+        async for page in self.pages(external_type, None):
+            for record in page.records:
+                if record.external_id == external_id:
+                    return record
+        return None
 
     async def pages(self, external_type: str, since: datetime | None) -> AsyncIterator[Page]:
         """One page: all of the type changed after `since` (their comparison is strict). Raises ConnectorError."""

@@ -58,6 +58,10 @@ class MockSyncServer:
         """A Standard Webhooks secret."""
         return "whsec_" + base64.b64encode(b"mock-sync-server-emulator-secret").decode()
 
+    def control(self, name: str, content: Json) -> Json:  # noqa: ARG002
+        """Nothing beside faults."""
+        return None
+
     def handle(self, call: Call) -> Reply:
         """POST takes submissions, GET gives records, at any path."""
         if call.method == "POST":

@@ -51,7 +51,9 @@ class Wire:
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        return self._answer(request)
+        made = self._answer(request)
+        # as from the wire: read when somebody reads it
+        return httpx.Response(made.status_code, headers=made.headers, stream=httpx.ByteStream(made.content))
 
     async def send(self, count: int) -> list[Any]:
         return list(await self.client.send([self.client.build(write(n)) for n in range(count)]))

@@ -1,0 +1,51 @@
+"""The sim: a REST system of our own that can behave like any real one, to prove the pipeline with.
+
+Four types share this code, one for each create tier: `sim-keyed` honours an `Idempotency-Key`, `sim-client-id` takes
+the id we choose, `sim-search` can only be asked for our marker, and that late, `sim-none` cannot be asked at all.
+
+    POST   /v1/{kind}            create, 201 {"data": record}; `Idempotency-Key` (sim-keyed)
+    PUT    /v1/{kind}/{id}       create or replace (sim-client-id)
+    PATCH  /v1/{kind}/{id}       the given fields; `If-Match: VERSION` refuses with 412 when it is older
+    DELETE /v1/{kind}/{id}       204, 404 when it is gone
+    GET    /v1/{kind}/{id}       {"data": record}
+    GET    /v1/{kind}            ?external_ref= finds by our marker, once the read lag is over;
+                                 ?updated_since=&cursor=&limit= lists {"data": [record], "next": cursor}, gone ones as
+                                 {"id", "deleted", "updated_at"}
+    POST   /v1/batch             {"items": [{"method", "path", "headers", "body"}]} -> {"items": [{"status", "body"}]}
+    GET    /v1/operations/{id}   what became of a 202
+
+A record has `id`, `external_ref` (our id), `version` and `updated_at` beside its fields. `connectors.sim.server` says
+what can be set while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from connectors.contract import CreateTier, ExternalRecord
+from connectors.sim import records
+from connectors.sim.client import SimClient
+from connectors.sim.fields import MANIFEST
+from connectors.sim.settings import SimSettings
+
+
+class Sim:
+    """The adapter of one tier; see `connectors.contract.Adapter`."""
+
+    settings = SimSettings
+
+    def __init__(self, tier: CreateTier) -> None:
+        name = f"sim-{tier.value.replace('_', '-')}"
+        self.manifest = replace(MANIFEST, name=name, title=f"Sim ({name[4:]})", create_tier=tier)
+
+    def open(self, settings: Any, http: httpx.AsyncClient) -> SimClient:
+        """The client of one connection."""
+        return SimClient(self.manifest, settings, http)
+
+    def parse_webhook(self, body: bytes) -> Sequence[ExternalRecord]:
+        """The facts in an authentic webhook; pure. Raises Rejected when it cannot be read."""
+        return records.parse_webhook(body)

@@ -1,0 +1,44 @@
+"""The sims' manifest, but for name and create tier."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from connectors import webhook
+from connectors.contract import CreateTier, Manifest
+from schemas.fields import Aggregate, Field, Part
+
+CAMPUSES, HOUSEHOLDS, PEOPLE = "campuses", "households", "people"
+MARKER = "external_ref"
+
+_EMAIL = Part("email", "person_id", "emails", (Field("address", "address"), Field("label", "label")))
+_PHONE = Part("phone_number", "person_id", "phone_numbers", (Field("number", "number"), Field("label", "label")))
+
+MANIFEST = Manifest(
+    name="sim",
+    title="Sim",
+    aggregates=(
+        Aggregate(CAMPUSES, "campus", (Field("name", "name"), Field("code", "code"))),
+        Aggregate(HOUSEHOLDS, "household", (Field("name", "name"),)),
+        Aggregate(
+            PEOPLE,
+            "person",
+            (
+                Field("first_name", "first_name"),
+                Field("last_name", "last_name"),
+                Field("birth_date", "birth_date"),
+                Field("gender", "gender"),
+                Field("national_id", "national_id"),
+                Field("household_id", "household_id", references="household"),
+                Field("campus_id", "campus_id", references="campus", on_missing="wait"),
+            ),
+            (_EMAIL, _PHONE),
+            archive={"status": "inactive"},
+        ),
+    ),
+    create_tier=CreateTier.NONE,
+    read_lag=timedelta(seconds=3),
+    batch_limit=100,
+    poll_overlap=timedelta(seconds=5),
+    webhook_scheme=webhook.STANDARD,
+)

@@ -1,0 +1,84 @@
+"""The sims' records to ours: items of answers and webhooks. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from connectors.contract import ExternalRecord, Op, Page
+from connectors.errors import Ambiguous, Rejected, Suspicious
+from connectors.http import Answer
+from connectors.sim.fields import MARKER
+from schemas.fields import Json
+from schemas.problems import Problem
+
+WEBHOOK_TYPE = "record.changed"
+_OWN = frozenset({"id", MARKER, "version", "updated_at"})
+
+
+def record(kind: str, item: Json) -> ExternalRecord:
+    """One item as a record. Raises Problem (`item_shape`)."""
+    try:
+        occurred_at = datetime.fromisoformat(item["updated_at"])
+        deleted = bool(item.get("deleted"))
+        return ExternalRecord(
+            external_type=kind,
+            external_id=str(item["id"]),
+            op=Op.DELETE if deleted else Op.UPDATE,
+            occurred_at=occurred_at,
+            payload={} if deleted else {key: value for key, value in item.items() if key not in _OWN},
+            external_version=str(item["version"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Problem("item_shape", "an item is no record of the sim") from None
+
+
+def page(kind: str, content: Json) -> tuple[Page, str | None]:
+    """One page of a poll, and the cursor of the next."""
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+        raise Suspicious("answer_shape", "the poll did not answer with a list", "Check the URL.")
+    found: list[ExternalRecord] = []
+    unreadable: list[tuple[bytes, Problem]] = []
+    for item in content["data"]:
+        try:
+            found.append(record(kind, item))
+        except Problem as problem:
+            unreadable.append((orjson.dumps(item), problem))
+    through = max((each.occurred_at for each in found), default=None)
+    return Page(found, through, unreadable), content.get("next")
+
+
+def parse_webhook(body: bytes) -> list[ExternalRecord]:
+    """The record in a webhook `{"type", "kind", "record"}`. Raises Rejected (`webhook_unreadable`)."""
+    try:
+        content = orjson.loads(body)
+        if content["type"] != WEBHOOK_TYPE:
+            return []
+        return [record(content["kind"], content["record"])]
+    except (orjson.JSONDecodeError, KeyError, TypeError, Problem):
+        raise Rejected("webhook_unreadable", "the webhook tells of no record") from None
+
+
+def content(answer: Answer) -> Any:
+    """An answer's JSON.
+
+    Raises Ambiguous (`answer_unreadable`) when it is cut, Rejected for an error that is told with a 200.
+    """
+    if not answer.body:
+        return {}
+    try:
+        found = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        raise Ambiguous("answer_unreadable", "the answer's JSON is broken", status=answer.status) from None
+    if isinstance(found, dict) and isinstance(found.get("error"), dict):
+        raise Rejected(str(found["error"].get("code", "error_in_200")), message(found), status=answer.status)
+    return found
+
+
+def message(found: Any) -> str:
+    """What they say of a refusal, cut to a line."""
+    error = found.get("error") if isinstance(found, dict) else None
+    told = error.get("message") if isinstance(error, dict) else error
+    return str(told or "the sim refused the record")[:300]

@@ -1,0 +1,6 @@
+"""Type `sim-keyed`; see `connectors.sim`."""
+
+from connectors.contract import CreateTier
+from connectors.sim import Sim
+
+ADAPTER = Sim(CreateTier.KEYED)
