@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from streams.store.accounting import RouteKey
+
 SCOPE = ("org", "connection")
 
 ARRIVAL = Histogram(
@@ -93,7 +95,7 @@ def forget(connection: Named) -> None:
         BREAKER.remove(connection.org_id, connection.name)
 
 
-def planned(routes: Mapping[tuple[str, str, str, str, str], int]) -> None:
+def planned(routes: Mapping[RouteKey, int]) -> None:
     """A plan is committed: how many roots went where, by the fields of `streams.store.accounting.RouteKey`."""
     for labels, roots in routes.items():
         ROUTES.labels(*labels).inc(roots)

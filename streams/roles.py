@@ -64,7 +64,7 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
         dispatcher = Dispatcher(
             resources.app,
             settings.dsn("app"),
-            systems=Systems(manifest, resources.client, _refresh(publisher), resources.every_change),
+            systems=Systems(manifest, resources.open, _refresh(publisher), resources.every_change),
             slot=lambda: running.slot or 0,
             now=clock.now,
             spread=clock.spread,

@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from connectors.debezium import envelope
 from schemas.codec import Codec
 from schemas.problems import Problem
-from streams import progress
+from streams import metrics, progress
 from streams.chunks import Chunk, Record
 from streams.outbound.planner import Planner, Touched
 from streams.store import queries
@@ -120,9 +120,10 @@ class PlanAgent:
 
     async def _store(self, chunks: list[Chunk], touched: list[Touched], unreadable: list[dict[str, object]]) -> None:
         async with self._pool.connection() as conn, conn.transaction():
-            planned = await self._planner.plan(conn, touched, now=self._now())
             await _bury(conn, unreadable)
             await progress.advance(conn.cursor(), NAME, chunks)
+            planned = await self._planner.plan(conn, touched, now=self._now())
+        metrics.planned(planned.routes)
         _log.debug("planned", roots=len(touched), intents=planned.intents)
 
 

@@ -17,8 +17,9 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from connectors.contract import Client, ExternalRecord, Manifest
+from connectors.contract import ExternalRecord, Manifest
 from schemas.problems import Problem
+from streams.outbound.budgets import Opened
 from streams.outbound.calls import Calls
 from streams.outbound.claims import Claims
 from streams.outbound.lanes import DATABASE_PAUSE_S, Lane, Tools
@@ -46,7 +47,7 @@ class Systems:
     """
 
     manifest: Callable[[str], Manifest]
-    open_client: Callable[[Connection], AbstractAsyncContextManager[Client]]
+    open_client: Callable[[Connection], AbstractAsyncContextManager[Opened]]
     refresh: Callable[[Connection, ExternalRecord], Awaitable[None]]
     every_change: Callable[[str], bool]
 
@@ -143,18 +144,18 @@ class Dispatcher:
     async def _open(self, key: tuple[str, str], connection: Connection) -> None:
         closing = AsyncExitStack()
         try:
-            client = await closing.enter_async_context(self._systems.open_client(connection))
+            opened = await closing.enter_async_context(self._systems.open_client(connection))
             manifest = self._systems.manifest(connection.system)
         except Problem as problem:
             self._broken[key] = connection
             _log.error("lane_not_open", connection=connection.name, code=problem.code, cause=problem.cause)
             return
-        lane = Lane(connection, self._tools(connection, manifest, client))
+        lane = Lane(connection, self._tools(connection, manifest, opened))
         lane.start()
         self._lanes[key] = (lane, closing)
         _log.info("lane_open", connection=connection.name, system=connection.system)
 
-    def _tools(self, connection: Connection, manifest: Manifest, client: Client) -> Tools:
+    def _tools(self, connection: Connection, manifest: Manifest, opened: Opened) -> Tools:
         breaker, slot = Breaker(), self._slot()
         terms = Terms(connection.retry_policy, manifest, self._spread)
 
@@ -162,15 +163,16 @@ class Dispatcher:
             await self._systems.refresh(connection, record)
 
         return Tools(
-            client=client,
+            client=opened.client,
             claims=Claims(connection, manifest, slot, every_change=self._systems.every_change),
             outcomes=Outcomes(connection),
-            calls=Calls(client, terms, breaker, refresh=refresh, now=self._now),
+            calls=Calls(opened.client, terms, breaker, refresh=refresh, now=self._now),
             breaker=breaker,
             pool=self._pool,
             concurrency=connection.concurrency or manifest.concurrency,
             slot=slot,
             now=self._now,
+            budget=opened.budget,
         )
 
     async def _close(self, key: tuple[str, str]) -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import psycopg
 import structlog
@@ -20,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from connectors.contract import Client, Failed
 from connectors.errors import Rejected
+from streams import metrics
 from streams.outbound.calls import Calls
 from streams.outbound.claims import Claims
 from streams.outbound.outcomes import Outcomes, Result
@@ -46,12 +48,37 @@ async def wait_for(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
 
 
+class Allowance(Protocol):
+    """A rate budget as the lane sees it; `streams.outbound.budgets.Budget` is one."""
+
+    def ready_at(self) -> datetime | None:
+        """When a call may be made; None for now."""
+
+    def room(self, most: int) -> int:
+        """How many of so many calls would not have to wait."""
+
+
+class Endless:
+    """No limit."""
+
+    def ready_at(self) -> datetime | None:
+        """Now."""
+        return None
+
+    def room(self, most: int) -> int:
+        """All of them."""
+        return most
+
+
+NO_LIMIT = Endless()
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What a lane works with.
 
     Args:
-        ready_at: when the rate budget has room again; None for now.
+        budget: what may be called; the client asks it by itself, the lane looks at it before it claims.
         wait: waits for an event, at most so many seconds; replaced where time is not the wall clock's.
     """
 
@@ -64,7 +91,7 @@ class Tools:
     concurrency: int
     slot: int
     now: Callable[[], datetime]
-    ready_at: Callable[[], datetime | None] = lambda: None
+    budget: Allowance = NO_LIMIT
     wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait_for
 
 
@@ -101,6 +128,7 @@ class Lane:
         await self._results.join()
         recorder.cancel()
         await asyncio.gather(recorder, return_exceptions=True)
+        metrics.forget(self.connection)
 
     def wake(self) -> None:
         """Something may be ready."""
@@ -117,7 +145,7 @@ class Lane:
             room, until = self._start_calls()
             free = not self._tools.breaker.is_open and (until is None or until <= self._tools.now())
             ahead = self._tools.concurrency if free and self._call_s < FAST_S else 0
-            wanted = room + ahead - len(self._ready)
+            wanted = self._tools.budget.room(room + ahead) - len(self._ready)
             if self._dry and self._due and self._due <= self._tools.now():
                 self._dry = False
             if self._dry or (wanted <= ahead // 2 and not (room and not self._ready)):
@@ -178,7 +206,7 @@ class Lane:
     def _room(self) -> tuple[int, datetime | None]:
         """How many calls may start, and if none, until when there is surely no room."""
         tools, now = self._tools, self._tools.now()
-        blocked = tools.ready_at()
+        blocked = tools.budget.ready_at()
         if blocked and blocked > now:
             return 0, blocked
         room = tools.breaker.room(now, len(self._calls), tools.concurrency)
@@ -253,6 +281,7 @@ class Lane:
                 await lane_states.pause(conn, self.connection, f"{error.code}: {error.cause}")
                 break
         is_open = self._tools.breaker.is_open
+        metrics.breaker(self.connection, is_open=is_open)
         if is_open and failed:
             await lane_states.breaker_open(
                 conn, self.connection, self._tools.slot, self._tools.breaker.failures, failed.error, self._tools.now()

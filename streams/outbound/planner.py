@@ -15,7 +15,8 @@ from psycopg import AsyncConnection
 
 from connectors.contract import Manifest
 from streams.rules.routing import Route, Target, Verdict, route
-from streams.store import aggregates, connection_changes, connections, queries, wishes
+from streams.store import accounting, aggregates, connection_changes, connections, queries, wishes
+from streams.store.accounting import RouteKey, Seen
 from streams.store.connections import Connection
 from streams.store.wishes import Wish
 
@@ -45,10 +46,11 @@ class Touched:
 
 @dataclass(slots=True)
 class Planned:
-    """What planning came to: intents raised, and every route by (connection, verdict, reason)."""
+    """What planning came to: intents raised, where each root went at each connection, how many were looked at."""
 
     intents: int = 0
-    routes: Counter[tuple[str, Verdict, str]] = field(default_factory=Counter)
+    routes: Counter[RouteKey] = field(default_factory=Counter)
+    seen: Counter[Seen] = field(default_factory=Counter)
     linked_by_table: int = 0
     linked_by_query: int = 0
 
@@ -89,6 +91,7 @@ class Planner:
         reviews = []
         for root in roots:
             for target in targets.get(root.org_id, ()):
+                planned.seen[root.org_id, target.name, root.root_type] += 1
                 aggregate = self._manifest(target.system).for_root(root.root_type)
                 told = route(
                     root.origins,
@@ -96,7 +99,8 @@ class Planner:
                     takes_type=aggregate is not None,
                     linked=(root.sync_key, target.name) in linked,
                 )
-                planned.routes[target.name, told.verdict, told.reason] += 1
+                key = RouteKey(root.org_id, target.name, root.root_type, told.verdict.value, told.reason)
+                planned.routes[key] += 1
                 if aggregate and told.verdict in (Verdict.PUSH, Verdict.HOLD):
                     wanted.append(_wish(root, target, aggregate.external_type, told, reason) | {"priority": priority})
                 elif told.verdict is Verdict.REVIEW:
@@ -105,6 +109,7 @@ class Planner:
         if reviews:
             await conn.execute(_SQL["review"], {"rows": orjson.dumps(reviews).decode()})
         planned.intents = len(wanted)
+        await accounting.count_routes(conn, planned.routes, planned.seen, now=now)
         return planned
 
     async def plan_all(

@@ -151,15 +151,6 @@ where rev_before is not null and rev_before is distinct from sent.link_rev and p
 update sync.external_link set deleted_at = %(now)s
 where org_id = %(org)s and connection = %(connection)s and entity_id = any(%(ids)s) and deleted_at is null
 
--- deliveries --
-insert into sync.delivery (org_id, connection, external_type, entity_type, entity_id, external_id, op, outcome, status, cause, changed,
-  attempt, idem_key, seq, committed_at, planned_at, claimed_at, sent_at, answered_at, recorded_at)
-select %(org)s, %(connection)s, r.external_type, r.entity_type, r.entity_id, r.external_id, r.op, r.outcome, r.status, r.cause, coalesce(r.changed, '{}'),
-  r.attempt, r.idem_key, r.seq, r.committed_at, r.planned_at, r.claimed_at, r.sent_at, r.answered_at, %(now)s
-from json_to_recordset(%(rows)s::json) as r(external_type text, entity_type text, entity_id text, external_id text, op text, outcome text, status int,
-  cause text, changed text[], attempt int, idem_key text, seq bigint, committed_at timestamptz, planned_at timestamptz, claimed_at timestamptz,
-  sent_at timestamptz, answered_at timestamptz)
-
 -- dead_letters --
 insert into sync.dead_letter (org_id, connection, source, record_key, position, code, cause)
 select %(org)s, %(connection)s, 'push', r.entity_id, r.position, r.error_code, r.error_cause
