@@ -16,7 +16,10 @@ from streams.cli.examples import examples
 if TYPE_CHECKING:
     from schemas.problems import Problem
 
-GROUPS = ("first", "connecting", "connections", "inspect", "dead_letters", "processes", "stack")
+GROUPS = (
+    "first", "connecting", "connections", "inspect", "pushing", "lanes", "parked", "holds", "dead_letters", "processes",
+    "stack",
+)  # fmt: skip
 """Modules with `register(app)`, in the order of `--help`."""
 
 

@@ -1,8 +1,7 @@
-"""`connect`, `disconnect`, `push`: what begins, ends and repeats a connection's work."""
+"""`connect`, `disconnect`: what begins and ends a connection's work."""
 
 from __future__ import annotations
 
-import enum
 import sys
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,46 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import session, show
+from streams.cli import choosing, session, show
 from streams.cli.examples import examples
 
 if TYPE_CHECKING:
     from connectors.config import ExternalSync
     from streams.connections import Connected, Service
     from streams.settings import Settings
-
-
-class Mode(enum.StrEnum):
-    """When it works."""
-
-    REALTIME = "realtime"
-    SCHEDULED = "scheduled"
-    BOTH = "both"
-
-
-class DeletePolicy(enum.StrEnum):
-    """What becomes of their record when ours is deleted."""
-
-    IGNORE = "ignore"
-    ARCHIVE = "archive"
-    DELETE = "delete"
-
-
-class ConflictPolicy(enum.StrEnum):
-    """Who wins when both sides changed a field."""
-
-    LWW = "lww"
-    LWW_RECORD = "lww_record"
-    LOCAL = "local"
-    REMOTE = "remote"
-    MANUAL = "manual"
-
-
-class RetryPolicy(enum.StrEnum):
-    """How long a push is tried."""
-
-    DURABLE = "durable"
-    SEED = "seed"
 
 
 def register(app: typer.Typer) -> None:
@@ -60,11 +26,11 @@ def register(app: typer.Typer) -> None:
             "syncline connect sync.json --name clinic",
             "syncline connect --type mock-sync-server --url http://localhost:3000/mock-sync",
             "syncline connect --type openfn --url https://app.openfn.org/i/… --secret apiKey",
+            "syncline connect sync.json --name clinic --filter person:status=active --exclude person:national_id",
             "syncline connect sync.json --name clinic --update --option 2",
         )
     )(connect)
     app.command(epilog=examples("syncline disconnect clinic"))(disconnect)
-    app.command(epilog=examples("syncline push --all clinic"))(push)
 
 
 def connect(
@@ -85,20 +51,30 @@ def connect(
     option: Annotated[
         int, typer.Option(min=1, max=3, help="1: both sides count; 2: we are the source of truth; 3: they are.")
     ] = 1,
-    mode: Annotated[Mode, typer.Option(help="Webhooks and pushes at once, polls on a schedule, or both.")] = Mode.BOTH,
+    mode: Annotated[
+        choosing.Mode, typer.Option(help="Webhooks and pushes at once, polls on a schedule, or both.")
+    ] = choosing.Mode.BOTH,
     poll_interval: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="Between polls; default: syncInterval, or 900.")
     ] = None,
-    delete_policy: Annotated[
-        DeletePolicy | None, typer.Option(help="When ours is deleted; asked for with option 1, default ignore.")
-    ] = None,
+    deletes: choosing.Deletes = None,
     conflict_policy: Annotated[
-        ConflictPolicy, typer.Option(help="When both sides changed a field.")
-    ] = ConflictPolicy.LWW,
+        choosing.ConflictPolicy, typer.Option(help="When both sides changed a field.")
+    ] = choosing.ConflictPolicy.LWW,
     retry_policy: Annotated[
-        RetryPolicy, typer.Option(help="durable: up to 76 hours; seed: 10 tries.")
-    ] = RetryPolicy.DURABLE,
+        choosing.RetryPolicy, typer.Option(help="durable: up to 76 hours; seed: 10 tries.")
+    ] = choosing.RetryPolicy.DURABLE,
+    filters: choosing.Filters = None,
+    on_leave: choosing.Leaving = None,
+    include: choosing.Include = None,
+    exclude: choosing.Exclude = None,
+    concurrency: choosing.Concurrency = None,
+    budget: choosing.Budget = None,
+    guard: choosing.Guard = None,
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Allow plain http to other machines.")] = False,
+    allow_private: choosing.AllowPrivate = None,
+    http2: choosing.Http2 = None,
+    compress: choosing.Compress = None,
     only: Annotated[list[str] | None, typer.Option(metavar="TYPE", help="Entity types in scope; default: all.")] = None,
     update: Annotated[bool, typer.Option("--update", help="Change a connection that exists.")] = False,
     as_json: session.Json = False,
@@ -106,6 +82,7 @@ def connect(
     """Connect an external system.
 
     Changes flow both ways as soon as this command ends; rows that exist already are pushed by `syncline push --all`.
+    To change single choices later, use `syncline connections set`; --update sets those above --filter anew.
     Secrets are encrypted with the key in your home before they are stored.
     """
     from streams.choices import Choices
@@ -115,11 +92,20 @@ def connect(
         option=option,  # type: ignore[arg-type] # typer holds it between 1 and 3
         mode=mode.value,
         poll_interval_s=poll_interval,
-        delete_policy=(delete_policy or _ask_deletes(option)).value,
+        delete_policy=(deletes or _ask_deletes(option)).value,
         conflict_policy=conflict_policy.value,
         retry_policy=retry_policy.value,
         allow_http=allow_http,
         entity_types=only or [],
+        allow_private=allow_private,
+        http2=http2,
+        compress=compress,
+        filters=choosing.filters(filters),
+        on_leave=on_leave.value if on_leave else None,
+        fields=choosing.fields(include, exclude),
+        concurrency=concurrency,
+        guard=choosing.guard(guard),
+        budget=choosing.budget(budget),
     )
     loaded = session.settings()
 
@@ -128,7 +114,7 @@ def connect(
             org = session.org(loaded)
             return await service(loaded).connect(conn, org, name or given.type, given, choices, update=update)
 
-    _show(session.run(work()), as_json=as_json)
+    _show(session.run(work()), as_json=as_json, update=update)
 
 
 def disconnect(name: session.Name, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
@@ -147,31 +133,6 @@ def disconnect(name: session.Name, *, yes: Annotated[bool, typer.Option("--yes",
 
     session.run(work())
     show.say(f"{name} is disconnected; its links are kept.")
-
-
-def push(
-    name: session.Name,
-    *,
-    all_: Annotated[bool, typer.Option("--all", help="Every row of the types this connection takes.")] = False,
-    as_json: session.Json = False,
-) -> None:
-    """Push rows that exist already, whether they changed or not.
-
-    What the other side holds already is compared and not sent again.
-    """
-    if not all_:
-        raise typer.BadParameter("say what to push: --all")
-    loaded = session.settings()
-
-    async def work() -> int:
-        async with session.database(loaded) as conn:
-            return await service(loaded).push_all(conn, session.org(loaded), name)
-
-    planned = session.run(work())
-    if as_json:
-        show.as_json({"connection": name, "planned": planned})
-    else:
-        show.say(f"{planned} pushes planned; watch them with `syncline status`.")
 
 
 def service(loaded: Settings) -> Service:
@@ -242,20 +203,20 @@ def _secret_field(text: str) -> tuple[str, str]:
         raise typer.BadParameter(f"{source[1:]} cannot be read", param_hint="--secret") from failure
 
 
-def _ask_deletes(option: int) -> DeletePolicy:
+def _ask_deletes(option: int) -> choosing.DeletePolicy:
     """Only a person's word makes a delete here a delete there."""
     if option != 1 or session.current.as_json or not sys.stdin.isatty():
-        return DeletePolicy.IGNORE
+        return choosing.DeletePolicy.IGNORE
     answer = typer.prompt(
         "When a row is deleted here, their record is to be (ignore, archive, delete)", default="ignore"
     )
     try:
-        return DeletePolicy(answer.strip())
+        return choosing.DeletePolicy(answer.strip())
     except ValueError:
         raise typer.BadParameter(f"{answer} is none of ignore, archive, delete") from None
 
 
-def _show(made: Connected, *, as_json: bool) -> None:
+def _show(made: Connected, *, as_json: bool, update: bool) -> None:
     row = made.connection
     url = made.webhook.url.get_secret_value()
     if as_json:
@@ -269,5 +230,7 @@ def _show(made: Connected, *, as_json: bool) -> None:
     show.say(f"  their secret: syncline connections webhook {row.name}")
     for place in made.unread:
         show.say(f"  ! {place} is not read by this adapter; is it misspelt?")
-    if waiting := {name: count for name, count in made.waiting.items() if count}:
+    if update:
+        show.say(f"  what is there already follows with: syncline resync {row.name}")
+    elif waiting := {name: count for name, count in made.waiting.items() if count}:
         show.say(f"  waiting here: {show.cell(waiting)}; send them with: syncline push --all {row.name}")

@@ -1,4 +1,4 @@
-"""`connections`: what is connected, and pausing it."""
+"""`connections`: what is connected, how it behaves, and pausing it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import session, show
+from streams.cli import choosing, session, show
 from streams.cli.examples import examples
 
 if TYPE_CHECKING:
-    from streams.connections import Webhook
+    from streams.connections import Changed, Webhook
     from streams.store.connections import Connection
 
 MASK = "••••••••"
@@ -18,9 +18,17 @@ MASK = "••••••••"
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(help="See, pause and resume connections.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="See, change, pause and resume connections.", no_args_is_help=True, rich_markup_mode=None)
     group.command("list", epilog=examples("syncline connections list --json"))(list_)
     group.command("show", epilog=examples("syncline connections show clinic"))(show_)
+    group.command(
+        "set",
+        epilog=examples(
+            "syncline connections set clinic --filter person:status=active --on-leave archive",
+            "syncline connections set clinic --filter person:none --include person:all",
+            "syncline connections set clinic --deletes delete --guard deletes=50,updates=off",
+        ),
+    )(set_)
     group.command("pause", epilog=examples("syncline connections pause clinic --reason 'their upgrade'"))(pause)
     group.command("resume", epilog=examples("syncline connections resume clinic"))(resume)
     group.command("webhook", epilog=examples("syncline connections webhook clinic"))(webhook)
@@ -66,6 +74,92 @@ def show_(name: session.Name, as_json: session.Json = False) -> None:
         show.as_json(told)
     else:
         show.pairs(told)
+
+
+def set_(
+    name: session.Name,
+    *,
+    option: Annotated[
+        int | None, typer.Option(min=1, max=3, help="1: both sides count; 2: we are the source of truth; 3: they are.")
+    ] = None,
+    mode: Annotated[choosing.Mode | None, typer.Option(help="When it works.")] = None,
+    poll_interval: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Between polls.")] = None,
+    deletes: choosing.Deletes = None,
+    conflict_policy: Annotated[
+        choosing.ConflictPolicy | None, typer.Option(help="When both sides changed a field.")
+    ] = None,
+    retry_policy: Annotated[
+        choosing.RetryPolicy | None, typer.Option(help="durable: up to 76 hours; seed: 10 tries.")
+    ] = None,
+    filters: choosing.Filters = None,
+    on_leave: choosing.Leaving = None,
+    include: choosing.Include = None,
+    exclude: choosing.Exclude = None,
+    concurrency: choosing.Concurrency = None,
+    budget: choosing.Budget = None,
+    guard: choosing.Guard = None,
+    allow_http: Annotated[
+        bool | None, typer.Option("--allow-http/--no-allow-http", help="Allow plain http to other machines.")
+    ] = None,
+    allow_private: choosing.AllowPrivate = None,
+    http2: choosing.Http2 = None,
+    compress: choosing.Compress = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE=GATE", help="staging, matched, populated, live; out: out of scope."),
+    ] = None,
+    as_json: session.Json = False,
+) -> None:
+    """Change how a connection behaves.
+
+    What is not named stays. Filters and fields are set by type: those of other types stay, TYPE:none and TYPE:all take
+    them away.
+    """
+    given = {
+        "option": option,
+        "mode": mode and mode.value,
+        "poll_interval_s": poll_interval,
+        "delete_policy": deletes and deletes.value,
+        "conflict_policy": conflict_policy and conflict_policy.value,
+        "retry_policy": retry_policy and retry_policy.value,
+        "filters": choosing.filters(filters),
+        "on_leave": on_leave and on_leave.value,
+        "fields": choosing.fields(include, exclude),
+        "concurrency": concurrency,
+        "budget": choosing.budget(budget),
+        "guard": choosing.guard(guard),
+        "allow_http": allow_http,
+        "allow_private": allow_private,
+        "http2": http2,
+        "compress": compress,
+        "gates": choosing.gates(gate),
+    }
+    changes = {choice: value for choice, value in given.items() if value is not None}
+    if not changes:
+        raise typer.BadParameter("say what to change, see --help")
+    change(name, changes, as_json=as_json)
+
+
+def change(name: str, changes: dict[str, Any], *, as_json: bool) -> None:
+    """Change choices of a connection, and say what follows."""
+    from streams.cli.connecting import service
+
+    loaded = session.settings()
+
+    async def work() -> Changed:
+        async with session.database(loaded) as conn:
+            return await service(loaded).change(conn, session.org(loaded), name, changes)
+
+    told = session.run(work())
+    if as_json:
+        more = {"changed": told.names, "released": told.released, "needs_resync": told.needs_resync}
+        show.as_json(described(told.connection) | more)
+        return
+    show.say(f"{name}: {', '.join(told.names)} changed." if told.names else f"{name} is like that already.")
+    if told.released:
+        show.say(f"{told.released} pushes that waited for a gate go on.")
+    if told.needs_resync:
+        show.say(f"What is there already follows with: syncline resync {name}")
 
 
 def pause(
@@ -139,7 +233,16 @@ def described(row: Connection) -> dict[str, Any]:
         "conflict_policy": row.conflict_policy,
         "retry_policy": row.retry_policy,
         "poll_interval_s": row.poll_interval_s,
+        "filters": dict(row.filters),
+        "on_leave": row.on_leave,
+        "fields": dict(row.fields),
+        "concurrency": row.concurrency,
+        "guard": dict(row.guard),
+        "budget": dict(row.budget),
         "allow_http": row.allow_http,
+        "allow_private": row.allow_private,
+        "http2": row.http2,
+        "compress": row.compress,
         "gates": dict(row.gates),
         "epoch": row.epoch,
         "created_at": row.created_at,

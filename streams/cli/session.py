@@ -17,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+    from streams.queues import By
     from streams.settings import Settings
 
 T = TypeVar("T")
@@ -73,6 +74,13 @@ def actor() -> str:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a user without a name, as in some containers
         return "cli"
+
+
+def by(loaded: Settings) -> By:
+    """Who acts, for which organisation, and when."""
+    from streams.queues import By
+
+    return By(org(loaded), actor(), now())
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

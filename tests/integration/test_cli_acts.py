@@ -27,7 +27,8 @@ DOCUMENT = {
 def admin(database):
     with psycopg.connect(database.dsn("owner"), autocommit=True) as conn:
         conn.execute(
-            """truncate sync.push_intent, sync.dead_letter, sync.audit; delete from sync.connection;
+            """truncate sync.push_intent, sync.dead_letter, sync.audit, sync.link_state, sync.external_link;
+               delete from sync.connection;
                delete from canon.person"""
         )
         yield conn
@@ -136,3 +137,177 @@ def test_a_database_without_tables_says_what_to_do(syncline, fresh_database, mon
     monkeypatch.setenv("SYNCLINE_POSTGRES_APP_DSN", fresh_database.dsn("app"))
     assert "not_migrated" in syncline("connections", "list", code=1)
     assert "not migrated" in syncline("status")
+
+
+def insert_people(admin, count=1):
+    rows = admin.execute(
+        "insert into canon.person (first_name) select 'Ann' from generate_series(1, %s) returning id", (count,)
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def test_choices_are_changed_one_at_a_time(syncline, document, admin):
+    said = syncline(
+        "connect", document, "--name", "clinic", "--filter", "person:status=active", "--on-leave", "delete",
+        "--exclude", "person:national_id,email", "--guard", "deletes=50,updates=off", "--concurrency", "9",
+    )  # fmt: skip
+    assert "✓ clinic" in said
+    shown = syncline("connections", "show", "clinic", "--json")
+    assert shown["filters"] == {"person": [{"field": "status", "op": "eq", "value": "active"}]}
+    assert shown["fields"] == {"person": {"exclude": ["national_id", "email"]}}
+    assert (shown["on_leave"], shown["guard"]) == ("delete", {"deletes": 50, "updates": None})
+    assert (shown["concurrency"], shown["epoch"]) == (9, 1)
+
+    said = syncline("connections", "set", "clinic", "--filter", "campus:name starts with A")
+    assert "filters changed" in said
+    assert "syncline resync clinic" in said
+    assert set(syncline("connections", "show", "clinic", "--json")["filters"]) == {"person", "campus"}
+    changed = syncline("connections", "set", "clinic", "--filter", "person:none", "--include", "person:all", "--json")
+    assert (changed["changed"], changed["needs_resync"], changed["epoch"]) == (["filters", "fields"], True, 3)
+    assert (set(changed["filters"]), changed["fields"]) == ({"campus"}, {})
+
+    said = syncline("lanes", "budget", "clinic", "100/20s")
+    assert "budget changed" in said
+    assert "resync" not in said
+    assert "like that already" in syncline("lanes", "budget", "clinic", "100/20s")
+    [lane] = syncline("lanes", "--json")
+    assert (lane["budget"], lane["queued"]) == ({"calls": 100, "per_s": 20}, 0)
+    assert "0 of 100 per 20 s (chosen)" in syncline("lanes")
+
+    syncline("connect", document, "--name", "clinic", "--update", "--option", "2")
+    shown = syncline("connections", "show", "clinic", "--json")
+    assert (set(shown["filters"]), shown["guard"]["deletes"], shown["option"]) == ({"campus"}, 50, 2)
+    actions = admin.execute("select action, detail from sync.audit order by id").fetchall()
+    assert [action for action, _ in actions] == [
+        "connection.connect", "connection.set", "connection.set", "connection.set", "connection.update",
+    ]  # fmt: skip
+    assert actions[3][1] == {"budget": {"calls": 100, "per_s": 20}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--filter", "person:color=red"), "filter_invalid"),
+        (("--filter", "person:birth_date<soon"), "filter_invalid"),
+        (("--filter", "email:address=x"), "type_not_taken"),
+        (("--include", "person:color"), "fields_invalid"),
+        (("--exclude", "ship:name"), "type_not_taken"),
+        (("--deletes", "archive"), "archive_unsupported"),
+        (("--filter", "person:status=active", "--on-leave", "archive"), "archive_unsupported"),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused(syncline, document, arguments, code):
+    assert code in syncline("connect", document, "--name", "clinic", *arguments, code=1)
+    assert syncline("connections", "list", "--json") == []
+    syncline("connect", document, "--name", "clinic")
+    assert code in syncline("connections", "set", "clinic", *arguments, code=1)
+    assert syncline("connections", "show", "clinic", "--json")["epoch"] == 1
+
+
+def test_gates_hold_and_let_go(syncline, document, admin):
+    syncline("connect", document, "--name", "clinic")
+    syncline("connections", "set", "clinic", "--gate", "person=matched")
+    [person] = insert_people(admin)
+    assert syncline("push", person, "--json")[0]["state"] == "HELD"
+    assert "gate 'matched'" in syncline("why", person)
+    assert "1 pushes that waited for a gate go on" in syncline("connections", "set", "clinic", "--gate", "person=live")
+    assert syncline("intents", "--json")[0]["state"] == "PENDING"
+    assert "gate_unknown" in syncline("connections", "set", "clinic", "--gate", "person=ajar", code=1)
+    assert "person" not in syncline("connections", "set", "clinic", "--gate", "person=out", "--json")["gates"]
+
+
+@pytest.mark.covers("F101", "F102")
+def test_a_person_pushes_what_option_3_does_not(syncline, document, admin):
+    syncline("connect", document, "--name", "clinic", "--option", "3")
+    [person, other] = insert_people(admin, 2)
+    assert "goes now" in syncline("push", person)
+    assert "goes now" in syncline("push", other, "--connection", "clinic", "--link", "1894")
+    assert syncline("why", "1894", "--json")[0]["root"] == other
+    listed = syncline("intents", "--connection", "clinic", "--json")
+    assert {row["reason"] for row in listed} == {"selected"}
+    assert person in syncline("intents", "--entity", person)
+    assert "id_unknown" in syncline("push", "person_00000000000000000000000000", code=1)
+
+
+def test_a_resync_is_planned_behind_what_is_live(syncline, document, admin):
+    syncline("connect", document, "--name", "clinic")
+    insert_people(admin, 3)
+    assert "3 pushes planned" in syncline("resync", "clinic")
+    assert {row["priority"] for row in syncline("intents", "--json")} == {1}
+    assert "QUEUE" in syncline("lanes")
+    assert syncline("lanes", "--json")[0]["queued"] == 3
+
+
+def test_parked_held_and_dead(syncline, document, admin):
+    syncline("connect", document, "--name", "clinic")
+    people = insert_people(admin, 4)
+    for person in people:
+        syncline("push", person)
+    parked, held, dead, another = people
+    state = "update sync.push_intent set state = %s, error_code = %s where entity_id = %s"
+    admin.execute(state, ("PARKED", "outcome_unknown", parked))
+    [hold] = admin.execute(
+        """insert into sync.mass_hold (org_id, connection, entity_type, kind, bound, opened_at)
+           values ('org_main', 'clinic', 'person', 'deletes', 20, now()) returning id"""
+    ).fetchone()
+    admin.execute(state, ("HELD", "mass_change", held))
+    admin.execute("update sync.push_intent set hold_id = %s where entity_id = %s", (hold, held))
+    for person in (dead, another):
+        admin.execute(state, ("DEAD", "invalid", person))
+        admin.execute(
+            """insert into sync.dead_letter (org_id, connection, source, record_key, position, code, cause)
+               values ('org_main', 'clinic', 'push', %s, 'org_main/clinic/individual/' || %s, 'invalid', 'short')""",
+            (person, person),
+        )
+
+    assert "outcome_unknown" in syncline("parked", "list")
+    assert syncline("parked", "show", parked, "--json")[0]["entity_id"] == parked
+    assert f"syncline parked retry {parked}" in syncline("why", parked)
+    assert "goes to clinic now" in syncline("parked", "retry", parked)
+    assert "not_parked" in syncline("parked", "drop", parked, code=1)
+    assert "not_parked" in syncline("parked", "show", parked, code=1)
+
+    assert f"mass change, hold {hold}" in syncline("intents")
+    assert f"syncline holds approve {hold}" in syncline("why", held)
+    assert "deletes" in syncline("holds", "list")
+    assert "our rows are gone, and those of clinic stay" in syncline("holds", "drop", str(hold))
+    assert "hold_closed" in syncline("holds", "approve", str(hold), code=1)
+    assert "dropped this mass change" in syncline("why", held)
+
+    [first, second] = sorted(row["id"] for row in syncline("dead-letters", "list", "--json"))
+    assert "--yes" in syncline("dead-letters", "redrive", "--code", "invalid", code=2)
+    assert "2 dead letters" in syncline("dead-letters", "redrive", "--code", "invalid", code=2)
+    assert "dropped" in syncline("dead-letters", "drop", str(first))
+    assert syncline("dead-letters", "redrive", "--connection", "clinic", "--yes", "--json") == {
+        "redriven": 1,
+        "left": {},
+    }
+    assert "dead_letter_unknown" in syncline("dead-letters", "redrive", str(second), code=1)
+    assert {row["state"] for row in syncline("intents", "--json")} == {"PENDING"}
+    [[actions]] = admin.execute(
+        "select array_agg(action order by id) from sync.audit where action !~ '^conn'"
+    ).fetchall()
+    assert actions == [
+        *["push.selected"] * 4, "parked.retry", "hold.drop", "dead_letter.drop", "dead_letter.redrive_many",
+    ]  # fmt: skip
+
+
+def test_an_event_needs_kafka_to_be_redriven(syncline, admin):
+    [number] = admin.execute(
+        """insert into sync.dead_letter (org_id, source, record_key, value, code, cause)
+           values ('org_main', 'inbound.events', 'mock/person/1', 'x', 'unreadable', 'no JSON') returning id"""
+    ).fetchone()
+    assert "not_configured" in syncline("dead-letters", "redrive", str(number), code=1)
+    assert "1 dead letters" in syncline("dead-letters", "redrive", "--source", "inbound.events", code=2)
+
+
+def test_another_organisation_changes_nothing(syncline, document, admin):
+    syncline("connect", document, "--name", "clinic")
+    [person] = insert_people(admin)
+    syncline("push", person)
+    other = ("--org", "org_other")
+    assert syncline(*other, "intents", "--json") == []
+    assert syncline(*other, "lanes", "--json") == []
+    assert "connection_unknown" in syncline(*other, "connections", "set", "clinic", "--option", "2", code=1)
+    assert "connection_unknown" in syncline(*other, "resync", "clinic", code=1)
+    assert "id_unknown" in syncline(*other, "push", person, "--connection", "clinic", code=1)

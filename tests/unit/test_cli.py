@@ -18,7 +18,10 @@ PLAIN = [
     ("demo",), ("doctor",), ("connect",), ("disconnect",), ("push",), ("status",), ("why",), ("worker",), ("gateway",),
     ("migrate",), ("emulate",), ("connections",), ("connections", "list"), ("connections", "show"),
     ("connections", "pause"), ("connections", "resume"), ("connections", "webhook"), ("dead-letters",),
-    ("dead-letters", "list"), ("dead-letters", "show"), ("connectors",), ("connectors", "apply"),
+    ("dead-letters", "list"), ("dead-letters", "show"), ("dead-letters", "redrive"), ("dead-letters", "drop"),
+    ("connections", "set"), ("resync",), ("intents",), ("lanes",), ("lanes", "pause"), ("lanes", "resume"),
+    ("lanes", "budget"), ("parked",), ("parked", "list"), ("parked", "show"), ("parked", "retry"), ("parked", "drop"),
+    ("holds",), ("holds", "list"), ("holds", "approve"), ("holds", "drop"), ("connectors",), ("connectors", "apply"),
 ]  # fmt: skip
 STACK = [("up",), ("down",), ("stack",), ("psql",), ("logs",)]
 
@@ -45,7 +48,7 @@ def test_every_command_has_help(syncline, command):
     assert out.startswith(f"Usage: {' '.join(('syncline', *command))}")
     if command in STACK or command == ():
         return
-    if command not in [("connections",), ("dead-letters",), ("connectors",)]:
+    if command not in [("connections",), ("dead-letters",), ("connectors",), ("parked",), ("holds",)]:
         assert "Examples:" in out
     assert not re.search(r"\w\.\.\.$", out, re.MULTILINE), "a description is cut"
 
@@ -59,6 +62,15 @@ def test_every_command_has_help(syncline, command):
         ("connect", "--type", "x", "--url", "http://x", "--secret", "apiKey=in-the-history"),
         ("connect", "file.json", "--type", "x"), ("dead-letters", "show", "one"), ("worker", "--roles", "sleep"),
         ("emulate", "mock-sync-server", "--port", "99999"), ("status", "--yaml"),
+        ("push",), ("push", "person_1", "person_2", "--all"), ("push", "clinic", "--all", "--link", "7"),
+        ("connections", "set", "clinic"), ("connections", "set", "clinic", "--filter", "status=active"),
+        ("connections", "set", "clinic", "--guard", "creates=5"),
+        ("connections", "set", "clinic", "--guard", "deletes=-1"),
+        ("connections", "set", "clinic", "--budget", "100"), ("connections", "set", "clinic", "--concurrency", "0"),
+        ("connections", "set", "clinic", "--gate", "person"), ("connections", "set", "clinic", "--on-leave", "burn"),
+        ("connections", "set", "clinic", "--include", "person:a", "--exclude", "person:b"),
+        ("lanes", "budget", "clinic", "many"), ("holds", "approve", "first"), ("parked", "retry"),
+        ("dead-letters", "redrive"), ("dead-letters", "redrive", "1", "--code", "x"),
     ],
     ids=" ".join,
 )  # fmt: skip
