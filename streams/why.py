@@ -19,7 +19,7 @@ from connectors.contract import Manifest
 from schemas.model import Model
 from schemas.problems import Problem
 from streams.rules import explanations
-from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link
+from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link, Wait
 from streams.store import connections, queries
 from streams.store.connections import Connection
 
@@ -137,7 +137,8 @@ async def _known(conn: Conn, asked: str, entity_id: str, root: str, asker: Asker
     ids = [entity_id, root]
     values = {"org": asker.org_id, "ids": ids, "root": root, "limit": LIMIT}
     known = {
-        name: await _rows(conn, name, values) for name in ("links", "intents", "deliveries", "decisions", "conflicts")
+        name: await _rows(conn, name, values)
+        for name in ("links", "intents", "waits", "deliveries", "decisions", "conflicts")
     }
     theirs = [link["external_id"] for link in known["links"]]
     keys = [f"{link['connection']}/{link['external_type']}/{link['external_id']}" for link in known["links"]]
@@ -168,6 +169,7 @@ def _facts(
         takes_type=_takes(asker, connection.system, root_type, entity_type),
         link=_first(Link, here.get("links", [])),
         intent=_first(Intent, here.get("intents", [])),
+        waits=[Wait(**row) for row in here.get("waits", [])],
         deliveries=[Delivery(**row) for row in here.get("deliveries", [])],
         decisions=[Decision(**row) for row in here.get("decisions", [])],
         conflicts=[row["field"] for row in here.get("conflicts", [])],

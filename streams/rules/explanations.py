@@ -34,13 +34,33 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The wish that they hold our current state; `behind` is how many plans are not fulfilled yet."""
+    """The wish that they hold our current state.
+
+    Args:
+        behind: how many plans are not fulfilled yet.
+        resolve: of an UNKNOWN one, how it is found out what they did: `search` for our marker, or `check`.
+        hold: the number of the mass change that a HELD one belongs to, which is of `hold_kind` (deletes, updates).
+    """
 
     state: str
     reason: str
     behind: int
     attempt: int
     not_before: datetime | None
+    error_code: str = ""
+    error_cause: str = ""
+    resolve: str = ""
+    hold: int | None = None
+    hold_kind: str = ""
+    entity_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """An entity whose link is waited for, and how its own wish stands; without a state when nobody has one."""
+
+    entity_id: str
+    state: str = ""
     error_code: str = ""
     error_cause: str = ""
 
@@ -104,6 +124,7 @@ class Facts:
     takes_type: bool
     link: Link | None = None
     intent: Intent | None = None
+    waits: Sequence[Wait] = ()
     deliveries: Sequence[Delivery] = ()
     decisions: Sequence[Decision] = ()
     conflicts: Sequence[str] = ()
@@ -152,43 +173,113 @@ def _stands_still(facts: Facts, intent: Intent) -> str:
     name, error = facts.connection, _error(intent)
     match intent.state:
         case "DEAD":
-            return f"{name} refused it for good{error}. It is sent again when the record changes."
+            return f"{name} refused it for good{error}. It is sent again when the record changes or is redriven."
         case "PARKED":
-            return f"It is parked until a person decides{error}."
-        case "UNKNOWN":
-            return f"It is unclear whether {name} applied the last write{error}; that is being found out."
+            return f"It is parked until a person decides{error}. {_parked(facts, intent)}"
         case "HELD":
-            return f"It is held: this type is at the gate {facts.gate!r} for {name} and flows once that is 'live'."
+            return _held(facts, intent)
         case "SENDING":
             return f"It is being sent to {name} right now (try {intent.attempt})."
         case _:
             return ""
 
 
+def _parked(facts: Facts, intent: Intent) -> str:
+    where = f"{intent.entity_id} --connection {facts.connection}"
+    ways = f"`syncline parked retry {where}` sends it as it is now, `syncline parked drop {where}` does without it."
+    if intent.error_code != "outcome_unknown":
+        return ways
+    return f"Look whether they have it: if so, `syncline push {where} --link THEIR_ID`; if not, {ways}"
+
+
+def _held(facts: Facts, intent: Intent) -> str:
+    if intent.hold is None:
+        return (
+            f"It is held: this type is at the gate {facts.gate!r} for {facts.connection} and flows once that is 'live'."
+        )
+    return (
+        f"It is held: it is one of more {intent.hold_kind} than {facts.connection} may get in ten minutes."
+        f" `syncline holds approve {intent.hold}` lets all of them go, `syncline holds drop {intent.hold}` none."
+    )
+
+
 def _goes_on(facts: Facts, intent: Intent, now: datetime) -> str:
     name, error = facts.connection, _error(intent)
+    if intent.state == "WAITING":
+        return _waits(facts, intent)
     if facts.state == "paused":
         return f"It waits because {name} is paused ({facts.state_reason or 'no reason given'})."
+    when = _when(intent.not_before, now)
     match intent.state:
-        case "WAITING":
-            return f"It waits for a record it refers to, which {name} does not have yet{error}."
+        case "UNKNOWN" if intent.resolve == "check":
+            return f"{name} took the last write and has yet to tell what became of it; asking them is {when}."
+        case "UNKNOWN":
+            return f"It is unclear whether {name} applied the last write{error}; searching for our marker is {when}."
         case "RETRY":
-            return f"The last try failed{error}; try {intent.attempt + 1} is {_when(intent.not_before, now)}."
+            return f"The last try failed{error}; try {intent.attempt + 1} is {when}."
         case _:
-            return f"It waits for its turn at {name} ({intent.reason}); that is {_when(intent.not_before, now)}."
+            return f"It waits for its turn at {name} ({intent.reason}); that is {when}."
+
+
+def _waits(facts: Facts, intent: Intent) -> str:
+    if not facts.waits:
+        error = _error(intent)
+        return f"It waits for a record it refers to, which {facts.connection} does not have yet{error}."
+    told = [f"{wait.entity_id} ({_stands(wait)})" for wait in facts.waits]
+    first = facts.waits[0].entity_id
+    return f"It waits for {', '.join(told)}, not at {facts.connection} yet; see `syncline why {first}`."
+
+
+def _stands(wait: Wait) -> str:
+    if not wait.state:
+        return "not planned"
+    if wait.error_code:
+        return f"{wait.state}: {wait.error_cause or wait.error_code}"
+    return wait.state
+
+
+_NOT_SENT = {
+    "filtered_out": "It does not fulfil the filter of {name}, so it is not sent there.",
+    "left_kept": "It no longer fulfils the filter of {name}, which keeps the record as it was (on leave: keep).",
+    "delete_ignored": "It was deleted here, and {name} ignores deletes, so their record stays.",
+    "never_there": "It was deleted here before {name} ever had it.",
+    "archive_unsupported": "It is to be archived, which {system} cannot do with this type, so their record stays.",
+    "archived_already": "{name} holds it as archived, as it should.",
+    "dropped_by_person": "A person decided to do without its last state at {name}; it is sent when it changes again.",
+    "mass_change_dropped": "A person dropped this mass change, so {name} keeps the record as it was before.",
+}
+"""Reasons of wishes that ended without a call, and not because they have it already."""
+
+
+def _not_sent(facts: Facts) -> str:
+    intent = facts.intent
+    if intent is None or intent.state != "DONE":
+        return ""
+    if intent.error_code == "parent_not_synced":
+        whom = f" ({intent.error_cause})" if intent.error_cause else ""
+        return (
+            f"It is not sent: a record it refers to does not go to {facts.connection}{whom}. It follows if that links."
+        )
+    return _NOT_SENT.get(intent.error_code, "").format(name=facts.connection, system=facts.system)
 
 
 def _settled(facts: Facts, entity: Entity) -> str:
     """Nothing is wanted: why not."""
     name = facts.connection
-    if "unlinked" in facts.reviews or (facts.option == 3 and not _linked(facts)):
-        return f"It is not linked, and {name} has option 3: only linked records are pushed until a person pushes it."
+    told = _not_sent(facts)
+    if "unlinked" in facts.reviews or (facts.option == 3 and not _linked(facts) and not told):
+        return (
+            f"It is not linked, and {name} has option 3: only linked records are pushed, until a person does it with"
+            f" `syncline push {entity.id} --connection {name}`."
+        )
+    if told:
+        return told
     if entity.origin == name:
         return f"In step: the last change came from {name}, so there is nothing to send back."
     if facts.intent is not None:
         return f"In step: {name} has the current state{_last_delivery(facts)}."
     if entity.origin == "bulk":
-        return f"The last change was made in bulk; such changes reach {name} by an explicit push only."
+        return f"The last change was made in bulk; such changes reach {name} by `syncline resync {name}` only."
     if entity.deleted_at is not None:
         return f"It was deleted here before anything was planned for {name}."
     if _linked(facts):

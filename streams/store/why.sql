@@ -19,10 +19,23 @@ select distinct connection, external_type from sync.applied_event
 where org_id = %(org)s and external_id = %(id)s order by 1, 2
 
 -- intents --
-select connection, state, reason, greatest(wanted_seq - done_seq, 0) as behind, attempt,
-       nullif(not_before, '-infinity') as not_before, coalesce(error_code, '') as error_code,
-       coalesce(error_cause, '') as error_cause
-from sync.push_intent where org_id = %(org)s and entity_id = %(root)s
+select p.connection, p.entity_id, p.state, p.reason, greatest(p.wanted_seq - p.done_seq, 0) as behind, p.attempt,
+       nullif(p.not_before, '-infinity') as not_before, coalesce(p.error_code, '') as error_code,
+       coalesce(p.error_cause, '') as error_cause, coalesce(p.resolve, '') as resolve, h.id as hold,
+       coalesce(h.kind, '') as hold_kind
+from sync.push_intent p left join sync.mass_hold h on h.id = p.hold_id and p.state = 'HELD'
+where p.org_id = %(org)s and p.entity_id = %(root)s
+
+-- waits --
+-- Whose link it waits for, and how those stand at the same connection.
+select w.connection, w.waits_for as entity_id, coalesce(p.state, '') as state, coalesce(p.error_code, '') as error_code,
+       coalesce(p.error_cause, '') as error_cause
+from sync.push_wait w
+left join lateral (
+  select p.state, p.error_code, p.error_cause from sync.push_intent p
+  where p.entity_id = w.waits_for and p.connection = w.connection and p.org_id = w.org_id
+  order by p.state = 'DONE' limit 1) p on true
+where w.org_id = %(org)s and w.entity_id = %(root)s and w.required order by w.waits_for
 
 -- deliveries --
 select connection, op, outcome, status, cause, attempt, committed_at, planned_at, claimed_at, sent_at, answered_at,

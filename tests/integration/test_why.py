@@ -120,3 +120,38 @@ async def test_what_nobody_has(conn, asker, asked):
     with pytest.raises(Problem) as caught:
         await why(conn, asked, asker)
     assert caught.value.code == "id_unknown"
+
+
+async def test_a_record_that_waits_names_whom_it_waits_for(conn, asker, person):
+    home = await one(conn, "insert into canon.household (name) values ('Lee') returning id")
+    for entity, state, code in ((person, "WAITING", "waiting"), (home, "PARKED", "outcome_unknown")):
+        await conn.execute(
+            """insert into sync.push_intent (org_id, connection, external_type, entity_type, entity_id, sync_key, state,
+                 reason, error_code) values ('org_main', 'mock', 'x', 'x', %s, 'k', %s, 'change', %s)""",
+            (entity, state, code),
+        )
+    await conn.execute(
+        """insert into sync.push_wait (waits_for, entity_id, connection, external_type, org_id, field, required, reason)
+           values (%s, %s, 'mock', 'x', 'org_main', 'household_id', true, 'waiting')""",
+        (home, person),
+    )
+    [report] = await why(conn, person, asker)
+    assert f"It waits for {home} (PARKED: outcome_unknown)" in report.connections[0][1]
+    assert f"syncline why {home}" in report.connections[0][1]
+
+
+async def test_a_record_on_hold_names_the_command(conn, asker, person):
+    hold = await one(
+        conn,
+        """insert into sync.mass_hold (org_id, connection, entity_type, kind, bound, opened_at)
+           values ('org_main', 'mock', 'person', 'deletes', 20, now()) returning id""",
+    )
+    await conn.execute(
+        """insert into sync.push_intent (org_id, connection, external_type, entity_type, entity_id, sync_key, state,
+             reason, hold_id) values ('org_main', 'mock', 'individual', 'person', %s, 'k', 'HELD', 'change', %s)""",
+        (person, hold),
+    )
+    sentence = (await why(conn, person, asker))[0].connections[0][1]
+    assert f"more deletes than mock may get in ten minutes. `syncline holds approve {hold}`" in sentence
+    await conn.execute("update sync.push_intent set state = 'PENDING' where entity_id = %s", (person,))
+    assert "waits for its turn" in (await why(conn, person, asker))[0].connections[0][1]

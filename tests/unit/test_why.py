@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link, explain
+from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link, Wait, explain
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ENTITY = Entity("person", "person_1", 3, "local", NOW)
@@ -35,7 +35,24 @@ TABLE = [
     ("held", {"gate": "matched", "intent": intent("HELD")}, {}, "held: this type is at the gate 'matched'"),
     ("dead", {"intent": intent("DEAD", error_code="invalid", error_cause="bad date")}, {}, "refused it for good: bad date (invalid)"),
     ("parked", {"intent": intent("PARKED", error_code="ambiguous_create")}, {}, "parked until a person decides (ambiguous_create)"),
-    ("unknown", {"intent": intent("UNKNOWN")}, {}, "unclear whether clinic applied"),
+    ("parked in doubt", {"intent": intent("PARKED", error_code="outcome_unknown", entity_id="person_1")}, {}, "`syncline push person_1 --connection clinic --link THEIR_ID`"),
+    ("what to do about a parked one", {"intent": intent("PARKED", error_code="invalid", entity_id="person_1")}, {}, "(invalid). `syncline parked retry person_1 --connection clinic` sends it"),
+    ("unknown", {"intent": intent("UNKNOWN", resolve="search", not_before=IN_AN_HOUR)}, {}, "unclear whether clinic applied the last write; searching for our marker is due in 3 h"),
+    ("accepted", {"intent": intent("UNKNOWN", resolve="check")}, {}, "clinic took the last write and has yet to tell what became of it"),
+    ("mass change", {"intent": intent("HELD", hold=3, hold_kind="deletes")}, {}, "more deletes than clinic may get in ten minutes. `syncline holds approve 3`"),
+    ("waiting for one", {"intent": intent("WAITING"), "waits": [Wait("household_9", "RETRY", "timeout", "no answer")]}, {}, "waits for household_9 (RETRY: no answer), not at clinic yet; see `syncline why household_9`"),
+    ("waiting for two", {"intent": intent("WAITING"), "waits": [Wait("household_9"), Wait("campus_2", "PENDING")]}, {}, "household_9 (not planned), campus_2 (PENDING)"),
+    ("waiting at a paused one", {"state": "paused", "intent": intent("WAITING"), "waits": [Wait("household_9")]}, {}, "waits for household_9"),
+    ("filtered out", {"intent": intent("DONE", error_code="filtered_out")}, {}, "does not fulfil the filter of clinic"),
+    ("left, kept", {"link": LINK, "intent": intent("DONE", error_code="left_kept")}, {}, "no longer fulfils the filter of clinic"),
+    ("delete ignored", {"link": LINK, "intent": intent("DONE", error_code="delete_ignored")}, {"deleted_at": NOW}, "clinic ignores deletes, so their record stays"),
+    ("cannot archive", {"link": LINK, "intent": intent("DONE", error_code="archive_unsupported")}, {"deleted_at": NOW}, "which pco cannot do with this type"),
+    ("parent not synced", {"intent": intent("DONE", error_code="parent_not_synced", error_cause="waiting for household_9")}, {}, "does not go to clinic (waiting for household_9)"),
+    ("selected, but filtered out", {"option": 3, "intent": intent("DONE", error_code="filtered_out")}, {}, "does not fulfil the filter"),
+    ("unlinked and changed since", {"option": 3, "reviews": ["unlinked"], "intent": intent("DONE", error_code="filtered_out")}, {}, "`syncline push person_1 --connection clinic`"),
+    ("dropped by a person", {"intent": intent("DONE", error_code="dropped_by_person")}, {}, "it is sent when it changes again"),
+    ("mass change dropped", {"link": LINK, "intent": intent("DONE", error_code="mass_change_dropped")}, {}, "dropped this mass change"),
+    ("no difference", {"link": LINK, "intent": intent("DONE", error_code="no_difference")}, {}, "In step"),
     ("sending", {"intent": intent("SENDING", attempt=2)}, {}, "right now (try 2)"),
     ("retry", {"intent": intent("RETRY", attempt=3, not_before=IN_AN_HOUR, error_code="timeout")}, {}, "failed (timeout); try 4 is due in 3 h, at 2026-03-01 15:00:00Z"),
     ("retry is due", {"intent": intent("RETRY", not_before=NOW)}, {}, "try 2 is due now"),
