@@ -47,8 +47,9 @@ class Outbound:
         for tier, theirs in systems.items():
             if tier == "sim-search":
                 theirs.set("settings", {"read_lag_s": 2})
-            theirs.set("faults", [{"kind": "drop-after", "rate": 0.1, "create": True}])
-            self.site.connect(org, tier, theirs)
+            method = "PUT" if tier == "sim-client-id" else "POST"
+            theirs.set("faults", [{"kind": "drop-after", "rate": 0.1, "method": method}])
+            self.site.connect(org, tier, theirs, option=2)  # what a poll finds there makes no rows
         started = time.monotonic()
         self.site.people(org, count)
         self.site.settled(org, len(TIERS) * count, 900)
@@ -57,7 +58,7 @@ class Outbound:
             counts = theirs.counts()
             creates = Counter(counts["creates"].get(KIND, {}))
             states = self.site.states(org, tier)
-            dropped = counts.get("dropped_creates", 0)
+            dropped = counts["by_status"].get("0", 0)
             tells: Told = {
                 "made": len(creates),
                 "doubled": sum(1 for times in creates.values() if times > 1),
@@ -284,7 +285,7 @@ class Outbound:
             self.site.settled(org, count)
             calls = [call for call in theirs.calls() if call["method"] == "DELETE"]
             hold = self.site.value("select id from sync.mass_hold where org_id = %s and state = 'open'", org)
-            command = self.site.cli("holds", decision, str(hold), "--yes")
+            command = self.site.cli("--org", org, "holds", decision, str(hold))
             self.site.settled(org, count)
             left = len(theirs.records(KIND))
             tells = {
