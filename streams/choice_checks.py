@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 from connectors.contract import Manifest
@@ -16,6 +15,8 @@ from streams.rules.mass_changes import FLOORS
 
 CONCURRENCY_MOST = 256
 CONDITIONS_MOST = 50
+MOST = 10**9
+DAY_S = 86_400
 
 
 def check_filters(
@@ -89,10 +90,10 @@ def check_limits(concurrency: int | None, guard: Mapping[str, int | None], budge
     if concurrency is not None and not 1 <= concurrency <= CONCURRENCY_MOST:
         raise _limit(f"{concurrency} calls at once", f"Choose 1 to {CONCURRENCY_MOST}.")
     for kind, bound in guard.items():
-        if kind not in FLOORS or (bound is not None and bound < 0):
+        if kind not in FLOORS or (bound is not None and not 0 <= bound <= MOST):
             raise _limit(f"the guard {kind}={bound}", "Write deletes=N,updates=N; off for no bound.")
-    if budget and (set(budget) != {"calls", "per_s"} or not all(math.isfinite(n) and n > 0 for n in budget.values())):
-        raise _limit("a budget needs calls and seconds above 0", "Write it like 100/20s.")
+    if budget and not (0 < budget.get("calls", 0) <= MOST and 0 < budget.get("per_s", 0) <= DAY_S):
+        raise _limit("a budget needs calls, and seconds up to a day", "Write it like 100/20s.")
 
 
 def _aggregate(manifest: Manifest, root: str) -> Aggregate:

@@ -1,4 +1,4 @@
-"""The REST API under /v1: how everything stands, connections, why, dead letters.
+"""The REST API under /v1: how everything stands, connections, why, dead letters; pushes are in `gateway.pushes`.
 
 Place in the flow: beside the webhooks, on the same gateway. It reads Postgres and changes connections through
 `streams.connections`; it never applies an event. `install` adds it to an app, which must not serve documents of its
@@ -7,21 +7,18 @@ own: OpenAPI is at /v1/openapi.json and asks for the token, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
-from psycopg_pool import AsyncConnectionPool
 
 from connectors import config
-from connectors.contract import Manifest
-from schemas.model import Model
 from streams import status, why
-from streams.connections import Connected, Service
-from streams.gateway import access, failures
+from streams.connections import Connected
+from streams.gateway import access, failures, pushes
+from streams.gateway.services import BIGINT_MOST, BODY_MOST_BYTES, NAME_MOST, Given, Services
 from streams.gateway.shapes import (
+    ChangedOut,
+    ChangeIn,
     ConnectedOut,
     ConnectIn,
     ConnectionOut,
@@ -34,25 +31,7 @@ from streams.gateway.shapes import (
     WhyOut,
     described,
 )
-from streams.settings import Settings
 from streams.store import connections, operations
-
-NAME_MOST = 63
-BODY_MOST_BYTES = 2**20
-BIGINT_MOST = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the routes work with, in `app.state.api`. `pool` is of the role `app`, in autocommit."""
-
-    settings: Settings
-    pool: AsyncConnectionPool[Any]
-    service: Service
-    model: Model
-    manifest: Callable[[str], Manifest]
-    now: Callable[[], datetime]
-
 
 router = APIRouter(
     prefix="/v1",
@@ -66,19 +45,11 @@ _CHANGED = described({404: "There is none.", 409: "Its state does not allow it."
 Name = Annotated[str, Path(max_length=NAME_MOST, description="Name of the connection.")]
 
 
-def services(request: Request) -> Services:
-    """The services of the app."""
-    found: Services = request.app.state.api
-    return found
-
-
-Given = Annotated[Services, Depends(services)]
-
-
 def install(app: FastAPI, given: Services) -> None:
     """Add the API to an app, with its errors. Call `access.check_routes(app)` when all routes are there."""
     app.state.api = given
     app.include_router(router)
+    app.include_router(pushes.router)
     failures.install(app)
 
 
@@ -129,6 +100,21 @@ async def show_connection(name: Name, given: Given) -> ConnectionOut:
         return ConnectionOut.of(await connections.load_connection(conn, given.settings.org_id, name))
 
 
+@router.patch(
+    "/connections/{name}", responses={**_CHANGED, **described({422: "The choices do not fit the system or the model."})}
+)
+async def change(name: Name, body: ChangeIn, given: Given) -> ChangedOut:
+    """Change single choices; what is not named stays. Where `needs_resync`, records over there follow by a resync."""
+    async with given.pool.connection() as conn:
+        made = await given.service.change(conn, given.settings.org_id, name, body.changes())
+    return ChangedOut(
+        connection=ConnectionOut.of(made.connection),
+        changed=list(made.names),
+        released=made.released,
+        needs_resync=made.needs_resync,
+    )
+
+
 @router.delete("/connections/{name}", responses=_CHANGED)
 async def disconnect(name: Name, given: Given) -> ConnectionOut:
     """Disconnect: credentials are destroyed, webhooks refused, links kept."""
@@ -155,6 +141,13 @@ async def push_all(name: Name, given: Given) -> PlannedOut:
     """Plan a push of every living row of the types this connection takes."""
     async with given.pool.connection() as conn:
         return PlannedOut(planned=await given.service.push_all(conn, given.settings.org_id, name))
+
+
+@router.post("/connections/{name}/resync", status_code=202, responses=_CHANGED)
+async def resync(name: Name, given: Given) -> PlannedOut:
+    """Plan every record anew, behind all live changes: after filters, fields, options or bulk changes."""
+    async with given.pool.connection() as conn:
+        return PlannedOut(planned=await given.service.resync(conn, given.settings.org_id, name))
 
 
 @router.get("/why/{id:path}", responses=_MISSING)

@@ -22,8 +22,10 @@ from schemas.problems import Problem
 from streams import clock, connections, vault
 from streams.gateway import access, api, failures, webhooks
 from streams.gateway.metrics import Exposition
+from streams.gateway.services import Services
 from streams.gateway.webhooks import Ingress
 from streams.inbound.publish import Publisher, Sender
+from streams.inbound.redrive import Redriver
 from streams.resources import Resources, manifest, plan_all
 from streams.store import credentials
 
@@ -57,7 +59,7 @@ def create(resources: Resources, publisher: Publisher) -> FastAPI:
     app.add_api_route("/readyz", readyz, include_in_schema=False)
     app.add_api_route("/metrics", metrics, include_in_schema=False)
     app.include_router(webhooks.router)
-    api.install(app, _services(resources))
+    api.install(app, _services(resources, publisher))
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(psycopg.OperationalError, _postgres_down)
     app.add_exception_handler(psycopg_pool.PoolTimeout, _postgres_down)
@@ -112,9 +114,10 @@ def _postgres(resources: Resources) -> Callable[[], Awaitable[None]]:
     return ask
 
 
-def _services(resources: Resources) -> api.Services:
+def _services(resources: Resources, publisher: Publisher) -> Services:
     service = connections.service(resources.settings, "api", plan_all())
-    return api.Services(resources.settings, resources.app, service, resources.model, manifest, clock.now)
+    republish = Redriver(publisher, resources.codec)
+    return Services(resources.settings, resources.app, service, resources.model, manifest, clock.now, republish)
 
 
 async def _problem(_: Request, problem: Any) -> Response:

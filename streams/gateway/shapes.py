@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,11 +12,67 @@ from streams.choices import Choices
 from streams.store.connections import Connection
 
 
-class _Input(BaseModel):
+class Input(BaseModel):
+    """What is sent to us: unknown fields are refused, and errors do not quote what was sent."""
+
     model_config = ConfigDict(extra="forbid", populate_by_name=True, hide_input_in_errors=True)
 
 
-class ConnectIn(_Input):
+class ConditionIn(Input):
+    """A condition on a row; all of a type's must hold. An empty field fulfils `is_null` alone."""
+
+    field: str = Field(max_length=63)
+    op: Literal["eq", "ne", "in", "not_in", "is_null", "not_null", "lt", "le", "gt", "ge", "starts_with"]
+    value: str | int | float | bool | list[str | int | float | bool] | None = None
+
+
+class FieldsIn(Input):
+    """Which fields and parts are sent: those named, or all but those named. Empty: all."""
+
+    include: list[str] | None = Field(None, max_length=200)
+    exclude: list[str] | None = Field(None, max_length=200)
+
+
+class BudgetIn(Input):
+    """Most calls in so many seconds; both empty: what their answers tell."""
+
+    calls: int | None = Field(None, ge=1, le=10**9)
+    per_s: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False)
+
+
+class _Limits(Input):
+    """Choices that a new connection and a change have in common; what is not named stays or is by default."""
+
+    allow_private: bool | None = Field(None, description="Allow addresses inside a private network.")
+    http2: bool | None = None
+    compress: bool | None = None
+    filters: dict[str, list[ConditionIn]] | None = Field(
+        None, max_length=100, description="Root entity type -> conditions on its rows."
+    )
+    on_leave: Literal["keep", "archive", "delete"] | None = Field(
+        None, description="What becomes of their record when ours no longer fulfils the filter."
+    )
+    fields: dict[str, FieldsIn] | None = Field(None, max_length=100)
+    concurrency: int | None = Field(None, ge=1, le=256, description="Calls at once.")
+    guard: dict[Literal["deletes", "updates"], Annotated[int, Field(ge=0, le=10**9)] | None] | None = Field(
+        None, description="Most of a type in 10 minutes; null: no bound."
+    )
+    budget: BudgetIn | None = None
+
+    def limits(self) -> dict[str, Any]:
+        """Those that are named, as plain values."""
+        told = self.model_dump(include=set(_Limits.model_fields), exclude_none=True)
+        if self.filters is not None:
+            # a condition without a value is another one than a condition with the value null
+            told["filters"] = {
+                root: [each.model_dump(exclude_unset=True) for each in given] for root, given in self.filters.items()
+            }
+        if self.guard is not None:
+            told["guard"] = dict(self.guard)
+        return told
+
+
+class ConnectIn(_Limits):
     """A new connection: the `externalSync` document and how it shall behave."""
 
     name: str = Field(description="Name within the organisation.", examples=["clinic"])
@@ -51,10 +107,31 @@ class ConnectIn(_Input):
             poll_interval_s=self.poll_interval_s,
             allow_http=self.allow_http,
             entity_types=self.entity_types,
+            **self.limits(),
         )
 
 
-class PauseIn(_Input):
+class ChangeIn(_Limits):
+    """Choices to change; filters, fields and gates are set by type, an empty value takes the type's away."""
+
+    option: Literal[1, 2, 3] | None = None
+    mode: Literal["realtime", "scheduled", "both"] | None = None
+    delete_policy: Literal["ignore", "archive", "delete"] | None = None
+    conflict_policy: Literal["lww", "lww_record", "local", "remote", "manual"] | None = None
+    retry_policy: Literal["durable", "seed"] | None = None
+    poll_interval_s: float | None = Field(None, ge=1, le=31_536_000, allow_inf_nan=False)
+    allow_http: bool | None = None
+    gates: dict[str, Literal["staging", "matched", "populated", "live", ""]] | None = Field(
+        None, max_length=100, description="Root entity type -> how far it is; empty: out of scope."
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """What is named, as `Service.change` takes it."""
+        own = self.model_dump(include=set(ChangeIn.model_fields) - set(_Limits.model_fields), exclude_none=True)
+        return own | self.limits()
+
+
+class PauseIn(Input):
     """Why a connection is paused."""
 
     reason: str = Field("paused by a person", min_length=1, max_length=200)
@@ -76,7 +153,16 @@ class ConnectionOut(BaseModel):
     conflict_policy: str
     retry_policy: str
     poll_interval_s: float
+    filters: dict[str, list[dict[str, Any]]]
+    on_leave: str
+    fields: dict[str, dict[str, list[str]]]
+    concurrency: int | None
+    guard: dict[str, int | None]
+    budget: dict[str, float]
     allow_http: bool
+    allow_private: bool
+    http2: bool
+    compress: bool
     gates: dict[str, str]
     epoch: int
     created_at: datetime
@@ -85,6 +171,15 @@ class ConnectionOut(BaseModel):
     def of(cls, row: Connection) -> ConnectionOut:
         """What may be shown of a row."""
         return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
+
+
+class ChangedOut(BaseModel):
+    """A connection that was just changed."""
+
+    connection: ConnectionOut
+    changed: list[str]
+    released: int = Field(description="Pushes that waited for a gate and go on.")
+    needs_resync: bool = Field(description="What they hold already follows only by a resync.")
 
 
 class WebhookOut(BaseModel):

@@ -84,7 +84,7 @@ def routes(app):
 async def test_every_route_needs_the_token(client, database, pool):
     app = make_app(database, pool)
     listed = [*routes(app), ("GET", "/v1/openapi.json")]
-    assert len(listed) >= 11
+    assert len(listed) >= 25
     wrong = [
         "",
         "Bearer",
@@ -218,6 +218,122 @@ async def test_why_and_status(client, pool):
     assert told["unreachable"] == {"kafka": "no broker is configured"}
 
 
+@pytest.fixture
+async def clinic(client, pool):
+    """A connection with option 3, and somebody to push there."""
+    async with pool.connection() as conn:
+        await conn.execute("delete from sync.push_intent; delete from sync.external_link; delete from sync.mass_hold")
+        cursor = await conn.execute("insert into canon.person (first_name) values ('Ann') returning id")
+        [person] = await cursor.fetchone()
+    made = await client.post("/v1/connections", json={"name": "clinic", "externalSync": SYNC, "option": 3})
+    assert made.status_code == 201, made.text
+    yield person
+    async with pool.connection() as conn:
+        await conn.execute("delete from sync.push_intent; delete from sync.external_link; delete from sync.mass_hold")
+
+
+ACTIVE = [{"field": "status", "op": "eq", "value": "active"}]
+
+
+async def test_choices_are_changed_one_at_a_time(client, clinic):
+    changed = await client.patch(
+        "/v1/connections/clinic",
+        json={"filters": {"person": ACTIVE}, "budget": {"calls": 100, "per_s": 20}, "guard": {"updates": None}},
+    )
+    assert changed.status_code == 200, changed.text
+    told = changed.json()
+    assert (sorted(told["changed"]), told["needs_resync"]) == (["budget", "filters", "guard"], True)
+    assert told["connection"]["filters"] == {"person": ACTIVE}
+    assert told["connection"]["guard"] == {"updates": None}
+    again = (await client.patch("/v1/connections/clinic", json={"budget": {}, "filters": {"person": []}})).json()
+    assert (again["connection"]["budget"], again["connection"]["filters"]) == ({}, {})
+    assert again["connection"]["guard"] == {"updates": None}
+    nothing = (await client.patch("/v1/connections/clinic", json={})).json()
+    assert (nothing["changed"], nothing["connection"]["epoch"]) == ([], again["connection"]["epoch"])
+    assert (await client.post("/v1/connections/clinic/resync")).json() == {"planned": 3}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"filters": {"person": [{"field": "color", "op": "eq", "value": "red"}]}}, "filter_invalid"),
+        ({"filters": {"person": [{"field": "status", "op": "eq", "value": None}]}}, "filter_invalid"),
+        ({"filters": {"ship": ACTIVE}}, "type_not_taken"),
+        ({"fields": {"person": {"include": ["color"]}}}, "fields_invalid"),
+        ({"fields": {"person": {"include": ["gender"], "exclude": ["email"]}}}, "fields_invalid"),
+        ({"delete_policy": "archive"}, "archive_unsupported"),
+        ({"budget": {"calls": 5}}, "limit_invalid"),
+        ({"guard": {"creates": 5}}, "value_invalid"),
+        ({"gates": {"person": "ajar"}}, "value_invalid"),
+    ],
+)
+async def test_choices_that_do_not_fit(client, clinic, body, code):
+    answer = await client.patch("/v1/connections/clinic", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert (await client.get("/v1/connections/clinic")).json()["epoch"] == 1
+
+
+@pytest.mark.covers("F102")
+async def test_a_selective_push_and_what_it_waits_for(client, clinic):
+    pushed = await client.post("/v1/pushes", json={"ids": [clinic], "connection": "clinic", "link": "x7"})
+    assert (pushed.status_code, pushed.json()[0]["state"]) == (202, "PENDING")
+    [listed] = (await client.get("/v1/intents", params={"connection": "clinic"})).json()
+    assert (listed["entity_id"], listed["reason"], listed["waits_for"]) == (clinic, "selected", [])
+    [lane] = (await client.get("/v1/lanes")).json()
+    assert (lane["name"], lane["queued"], lane["breakers"]) == ("clinic", 1, [])
+    taken = await client.post("/v1/pushes", json={"ids": [clinic], "link": "x8"})
+    assert (taken.status_code, taken.json()["code"]) == (409, "link_taken")
+    unknown = await client.post("/v1/pushes", json={"ids": ["person_1"]})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "id_unknown")
+
+
+async def test_what_stands_still_is_decided(client, clinic, pool):
+    await client.post("/v1/pushes", json={"ids": [clinic]})
+    async with pool.connection() as conn:
+        await conn.execute("update sync.push_intent set state = 'PARKED'")
+    assert [row["entity_id"] for row in (await client.get("/v1/parked")).json()] == [clinic]
+    retried = await client.post(f"/v1/parked/{clinic}/retry", json={})
+    assert (retried.status_code, retried.json()) == (202, {"entity_id": clinic, "connection": "clinic"})
+    assert (await client.post(f"/v1/parked/{clinic}/drop", json={})).status_code == 409
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            """insert into sync.mass_hold (org_id, connection, entity_type, kind, bound, opened_at)
+               values ('org_main', 'clinic', 'person', 'deletes', 20, now()) returning id"""
+        )
+        [hold] = await cursor.fetchone()
+        await conn.execute("update sync.push_intent set state = 'HELD', hold_id = %s", (hold,))
+    [listed] = (await client.get("/v1/holds")).json()
+    assert (listed["records"], listed["bound"]) == (1, 20)
+    assert (await client.post(f"/v1/holds/{hold}/approve")).json()["records"] == 1
+    assert (await client.post(f"/v1/holds/{hold}/drop")).json()["code"] == "hold_closed"
+    assert (await client.post(f"/v1/holds/{hold + 1}/drop")).status_code == 404
+    assert (await client.get("/v1/holds")).json() == []
+
+
+async def test_dead_letters_are_counted_redriven_and_dropped(client, clinic, pool):
+    async with pool.connection() as conn:
+        await conn.execute(
+            """insert into sync.dead_letter (org_id, connection, source, record_key, code, cause)
+               select 'org_main', 'clinic', 'cdc.canon.person', 'org_main/' || %s, 'not_avro', 'no Avro'
+               from generate_series(1, 3)""",
+            (clinic,),
+        )
+    numbers = sorted(row["id"] for row in (await client.get("/v1/dead-letters")).json())
+    everything = {"connection": "clinic"}
+    counted = (await client.post("/v1/dead-letters/redrive", json={**everything, "dry_run": True})).json()
+    assert counted == {"matched": {"cdc.canon.person": 3}, "redriven": 0, "left": {}}
+    assert (await client.post(f"/v1/dead-letters/{numbers[0]}/drop")).status_code == 204
+    assert (await client.post(f"/v1/dead-letters/{numbers[1]}/redrive")).status_code == 204
+    assert (await client.post(f"/v1/dead-letters/{numbers[1]}/redrive")).status_code == 404
+    assert (await client.post("/v1/dead-letters/redrive", json=everything)).json()["redriven"] == 1
+    assert (await client.post("/v1/dead-letters/redrive", json={})).status_code == 422
+    async with pool.connection() as conn:
+        cursor = await conn.execute("select action, actor from sync.audit where action like 'dead%' order by id")
+        assert [tuple(row) for row in await cursor.fetchall()] == [
+            ("dead_letter.drop", "api"), ("dead_letter.redrive", "api"), ("dead_letter.redrive_many", "api"),
+        ]  # fmt: skip
+
+
 async def test_openapi_describes_the_routes_and_the_token(client):
     told = (await client.get("/v1/openapi.json")).json()
     assert told["security"] == [{"token": []}]
@@ -256,6 +372,39 @@ documents = st.fixed_dictionaries(
         "poll_interval_s": anything,
         "update": st.booleans(),
         "entity_types": anything,
+        "filters": anything,
+        "fields": anything,
+    },
+)
+texts = st.text(max_size=9)
+conditions = st.fixed_dictionaries(
+    {"field": st.sampled_from(["status", "birth_date", "modified_at", "version", "custom"]) | texts},
+    optional={
+        "op": st.sampled_from(["eq", "in", "lt", "is_null", "starts_with"]) | texts,
+        "value": st.none() | st.booleans() | st.integers() | st.floats() | texts | st.lists(texts, max_size=2),
+    },
+)
+choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "filters": st.dictionaries(st.sampled_from(["person", "email"]), st.lists(conditions, max_size=2), max_size=2),
+        "fields": st.dictionaries(st.just("person"), st.dictionaries(st.just("include"), st.lists(texts)), max_size=1),
+        "guard": st.dictionaries(st.sampled_from(["deletes", "updates"]), st.none() | st.integers(), max_size=2),
+        "budget": st.dictionaries(st.sampled_from(["calls", "per_s"]), st.integers() | st.floats(), max_size=2),
+        "gates": st.dictionaries(st.just("person") | texts, st.sampled_from(["live", "", "matched"]), max_size=2),
+        "concurrency": st.integers(),
+        "option": st.integers(),
+    },
+)
+acts = st.fixed_dictionaries(
+    {},
+    optional={
+        "ids": st.lists(texts | st.just("person_00000000000000000000000000"), max_size=2),
+        "connection": texts | st.just("clinic"),
+        "link": texts,
+        "code": texts,
+        "source": texts,
+        "dry_run": st.booleans(),
     },
 )
 
@@ -269,8 +418,10 @@ def test_nothing_sent_to_it_breaks_it(database):
     app = make_app(database, pool)
     # Status asks Kafka and the stack; it takes no input.
     listed = st.sampled_from([route for route in routes(app) if route[1] != "/v1/status"])
-    queries = st.dictionaries(st.sampled_from(["limit", "closed", "connection"]), st.text(max_size=9), max_size=3)
-    bodies = documents.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40)
+    named = st.sampled_from(["limit", "closed", "connection", "state", "entity"])
+    queries = st.dictionaries(named, st.text(max_size=9), max_size=3)
+    sent = documents | choices | acts
+    bodies = sent.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40)
 
     async def ask(method, path, query, content):
         transport = httpx.ASGITransport(app, raise_app_exceptions=True)
@@ -280,8 +431,10 @@ def test_nothing_sent_to_it_breaks_it(database):
 
     with asyncio.Runner() as runner:
         runner.run(pool.open())
+        made = {"name": "clinic", "externalSync": SYNC}
+        assert runner.run(ask("POST", "/v1/connections", {}, json.dumps(made).encode())).status_code in (201, 409)
 
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=600, deadline=None)
         @given(route=listed, word=words, query=queries, content=bodies)
         def hold(route, word, query, content):
             method, path = route

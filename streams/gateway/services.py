@@ -1,0 +1,48 @@
+"""What the routes of the REST API work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from psycopg_pool import AsyncConnectionPool
+
+from connectors.contract import Manifest
+from schemas.model import Model
+from streams.connections import Service
+from streams.redrives import Republish
+from streams.settings import Settings
+
+NAME_MOST = 63
+BODY_MOST_BYTES = 2**20
+BIGINT_MOST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with, in `app.state.api`.
+
+    Args:
+        pool: of the role `app`, in autocommit.
+        republish: publishes dead events of theirs again; None where there is no Kafka.
+    """
+
+    settings: Settings
+    pool: AsyncConnectionPool[Any]
+    service: Service
+    model: Model
+    manifest: Callable[[str], Manifest]
+    now: Callable[[], datetime]
+    republish: Republish | None = None
+
+
+def services(request: Request) -> Services:
+    """The services of the app."""
+    found: Services = request.app.state.api
+    return found
+
+
+Given = Annotated[Services, Depends(services)]
