@@ -453,13 +453,14 @@ async def test_a_change_that_nobody_could_read_plans_its_root(database: Settings
 
 
 class Kafka(Publisher):
-    """Keeps what it is given."""
+    """Keeps what it is given, as a reader of the topic would see it."""
 
     def __init__(self) -> None:
         self.published: list[events.InboundEvent] = []
+        self.codec = Codec(OneSchema())
 
     async def publish(self, facts: Sequence[events.InboundEvent]) -> list[Any]:
-        self.published.extend(facts)
+        self.published.extend(events.decode(self.codec, events.encode(fact, 7)) for fact in facts)
         return []
 
 
@@ -475,7 +476,7 @@ async def test_an_event_of_theirs_is_published_again(database: Settings) -> None
             complete=True, payload=b"{}",
         )  # fmt: skip
         kafka = Kafka()
-        redriver = Redriver(kafka, Codec(OneSchema()))
+        redriver = Redriver(kafka, kafka.codec)
         fine = await letter_of(out, "inbound.events", "mirror/individual/x1", events.encode(event, 7), out.org)
         foreign = events.encode(replace(event, org_id="org_other"), 7)
         bad = [await letter_of(out, "inbound.events", "k", value) for value in (b"poison", foreign)]
