@@ -55,7 +55,7 @@ class Calls:
         sent_at = self._now()
         outcomes = await self._send([claim.body or b"" for claim in claims])
         answered_at = self._now()
-        self._breaker.note(outcomes[0], answered_at)
+        self._breaker.note(outcomes[0], sent_at, answered_at)
         results = [self._result(*pair, sent_at, answered_at) for pair in zip(claims, outcomes, strict=True)]
         for result in results:
             if isinstance(result.next, Refetch):
@@ -85,7 +85,7 @@ class Calls:
             )
             return Result(claim, told, Done(), sent_at, answered_at)
         if failure:
-            self._breaker.note(Failed(failure), answered_at)
+            self._breaker.note(Failed(failure), sent_at, answered_at)
         follows = retries.after_search(failure, claim.as_attempt(), terms=self._terms, now=answered_at)
         outcome = Failed(failure or Ambiguous("not_found_yet", "a search for our marker found nothing"))
         return Result(claim, outcome, follows, sent_at, answered_at)
@@ -95,7 +95,7 @@ class Calls:
         sent_at = self._now()
         outcome = await self._client.check(claim.resolve_token or "")
         answered_at = self._now()
-        self._breaker.note(outcome, answered_at)
+        self._breaker.note(outcome, sent_at, answered_at)
         token = claim.resolve_token or ""
         follows = retries.after_check(outcome, token, claim.as_attempt(), terms=self._terms, now=answered_at)
         return Result(claim, outcome, follows, sent_at, answered_at)

@@ -16,12 +16,14 @@ OPEN_CAP_S = 10.0
 class Breaker:
     """Closed: calls go. Open: none before `until`. Half open: one call at a time probes whether the system is back.
 
-    Three failures in a row open it. A wish for later (Retry-After) closes the door at the first one, but is no failure
+    Three failures in a row open it. A call that hung while others were answered tells of its record, not of the system,
+    however many of them end at once. A wish for later (Retry-After) closes the door at the first one, but is no failure
     of the system: a record is never excused by it.
     """
 
     failures: int = 0
     until: datetime | None = None
+    last_good: datetime | None = None
 
     @property
     def is_open(self) -> bool:
@@ -34,12 +36,14 @@ class Breaker:
             return 0
         return max(0, (1 if self.is_open else concurrency) - in_flight)
 
-    def note(self, outcome: Outcome, now: datetime) -> None:
+    def note(self, outcome: Outcome, sent_at: datetime, now: datetime) -> None:
         """Learn from one call's outcome."""
         if not isinstance(outcome, Failed) or not isinstance(outcome.error, NotApplied | Ambiguous):
-            self.failures, self.until = 0, None
+            self.failures, self.until, self.last_good = 0, None, now
             return
         error = outcome.error
+        if self.last_good and self.last_good > sent_at and error.status is None:
+            return
         wish = error.retry_after if isinstance(error, NotApplied) else None
         if error.status != 429:
             self.failures += 1

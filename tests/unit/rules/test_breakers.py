@@ -20,7 +20,7 @@ GOOD = Delivered("x", 200)
 def after(*outcomes: Outcome) -> Breaker:
     breaker = Breaker()
     for outcome in outcomes:
-        breaker.note(outcome, NOW)
+        breaker.note(outcome, NOW, NOW)
     return breaker
 
 
@@ -34,7 +34,7 @@ def test_half_open_lets_one_call_probe() -> None:
     later = NOW + timedelta(seconds=2)
 
     assert (breaker.room(later, 0, 5), breaker.room(later, 1, 5)) == (1, 0)
-    breaker.note(GOOD, later)
+    breaker.note(GOOD, later, later)
     assert breaker.room(later, 0, 5) == 5
 
 
@@ -57,3 +57,16 @@ def test_a_system_that_is_down_is_asked_again_within_the_cap(failures: int, down
     breaker = after(*[down] * failures)
 
     assert breaker.room(NOW + timedelta(seconds=OPEN_CAP_S), 0, 64) == 1
+
+
+def test_calls_that_hung_while_others_were_answered_do_not_open_it() -> None:
+    hung = Failed(Ambiguous("no_answer", "no answer in time"))
+    breaker, sent_at, now = Breaker(), NOW, NOW + timedelta(seconds=30)
+    breaker.note(GOOD, sent_at, now - timedelta(seconds=1))
+    for _ in range(20):
+        breaker.note(hung, sent_at, now)
+    assert breaker.room(now, 0, 64) == 64
+
+    for _ in range(3):  # and these were sent after the last good answer
+        breaker.note(hung, now, now + timedelta(seconds=30))
+    assert breaker.is_open
