@@ -144,7 +144,7 @@ class Planner:
         targets: Mapping[str, Sequence[Connection]],
         planned: Planned,
     ) -> set[tuple[str, str]]:
-        """(sync key, connection) pairs that are linked, asked only where it decides something: option 3."""
+        """(sync key, connection) pairs, linked or about to be; asked only where it decides something: option 3."""
         linked, unknown = set(), set()
         for root in roots:
             for target in targets.get(root.org_id, ()):
@@ -157,7 +157,8 @@ class Planner:
                     unknown.add(root.sync_key)
         if unknown:
             planned.linked_by_query += len(unknown)
-            cursor = await conn.execute(_SQL["links_of"], {"keys": sorted(unknown)})
+            ids = [key.rpartition("/")[2] for key in unknown]
+            cursor = await conn.execute(_SQL["links_of"], {"keys": sorted(unknown), "ids": ids})
             linked.update([(key, name) async for key, name in cursor])
         return linked
 

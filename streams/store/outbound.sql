@@ -3,9 +3,13 @@
 -- the planner believe that the table has one such row, and read all of them for every row of the batch.
 
 -- links_of --
--- Which of these roots are linked where: for rows the links table does not answer.
+-- Which of these roots are linked where, or about to be by a push that a person selected: for rows the links table does
+-- not answer.
 select l.sync_key, l.connection from sync.external_link l
 where l.sync_key = any(%(keys)s) and l.deleted_at is null and l.entity_id is not null
+union
+select p.sync_key, p.connection from sync.push_intent p
+where p.entity_id = any(%(ids)s) and p.sync_key = any(%(keys)s) and p.state not in ('DONE', 'DEAD')
 
 -- review --
 insert into sync.review (org_id, connection, kind, entity_type, subject)

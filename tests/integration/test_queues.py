@@ -86,6 +86,24 @@ async def test_option_3_pushes_what_a_person_selects(database: Settings) -> None
         assert [(s["op"], s["ours"]) for s in out.theirs.sent[1:]] == [("update", chosen)]  # linked by now
 
 
+@pytest.mark.covers("F102")
+async def test_a_change_during_a_selective_create_follows_it(database: Settings) -> None:
+    async with outbound_of(database, "org_meanwhile", option=3) as out:
+        person = await out.insert(first_name="Ann")
+        await selected.push(out.conn, by(out), [person], systems(out))
+        taken = await out.take()
+        await out.sql("update canon.person set first_name = 'Eve' where id = %s", person)
+        await out.plan(person)  # not linked yet, and no business of a person any more
+        await out.commit(await out.send(taken))
+        await out.round()
+
+        assert [(s["op"], s["payload"]["firstName"]) for s in out.theirs.sent] == [  # type: ignore[index]
+            ("create", "Ann"),
+            ("update", "Eve"),
+        ]
+        assert int(await out.sql("select count(*) from sync.review where org_id = %s", out.org)) == 0
+
+
 async def test_a_part_is_pushed_by_its_root_once(database: Settings) -> None:
     async with outbound_of(database, "org_parts", option=3) as out:
         person = await out.insert()
