@@ -22,8 +22,9 @@ from connectors.debezium import register
 from connectors.debezium.connect import Connect, Status
 from schemas.model import Model
 from schemas.problems import Problem
+from streams import clock
 from streams.settings import Settings
-from streams.store import publication
+from streams.store import publication, queries
 from streams.store.migrate import model_of
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 RESTARTS = 5
 WINDOW_S = 600.0
 """Restarts of failed tasks allowed within the window; a task that fails more often does not heal by itself."""
-CHECK_EVERY_S = 5.0
+CHECK_EVERY_S = 2.0
 PATIENCE_S = 5.0
 LOCK = 7_310_051_954_882
 """Key of the advisory lock that lets one watcher act."""
@@ -195,11 +196,12 @@ async def watch(
     *,
     every_s: float = CHECK_EVERY_S,
     budget: Budget | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Look after the connector until cancelled. Whatever is unreachable is logged and looked at again."""
     budget = budget or Budget()
+    growth = Growth()
     told = ""
     while True:
         try:
@@ -209,7 +211,7 @@ async def watch(
                 await _our_turn(conn, every_s, sleep)
                 while True:
                     async with Connect(settings.connect_url, patience_s=PATIENCE_S) as connect:
-                        found = await look(conn, connect, budget, clock())
+                        found = await look(conn, connect, budget, monotonic(), growth)
                     if found not in (told, "restart"):
                         (log.info if found == "fine" else log.error)("capture", state=found)
                         told = found
@@ -227,12 +229,69 @@ async def _our_turn(
         await sleep(every_s)
 
 
-async def look(conn: psycopg.AsyncConnection[Any], connect: Connect, budget: Budget, now: float) -> str:
-    """One look, and one restart if that is what is to do; returns the decision."""
+async def look(
+    conn: psycopg.AsyncConnection[Any], connect: Connect, budget: Budget, now: float, growth: Growth | None = None
+) -> str:
+    """One look, told in `sync.capture_state`, and one restart if that is what is to do; returns the decision."""
     slot = read_slot(await (await conn.execute(SLOT, (publication.NAME,))).fetchone())
-    status = await connect.status(register.NAME)
+    try:
+        status = await connect.status(register.NAME)
+    except Problem as problem:
+        await _tell(conn, problem, slot, None)
+        raise
     decision = decide(status, slot, budget, now)
+    forecast_s = growth.forecast_s(slot, now) if growth and slot else None
+    await _tell(conn, problem_of(decision, slot, status), slot, forecast_s)
     if decision == "restart" and status is not None:
         log.warning("capture_restart", part=status.failed[0].name, cause=status.failed[0].cause)
         await connect.restart_failed(register.NAME)
     return decision
+
+
+class Growth:
+    """How fast the room of the slot goes: what is left of it at the pace of the last minute."""
+
+    def __init__(self, over_s: float = 60.0) -> None:
+        self._over_s = over_s
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def forecast_s(self, slot: Slot, now: float) -> float | None:
+        """Seconds until the slot is in danger of being lost; None when it is not in sight."""
+        if slot.safe_wal_size is None:
+            return None
+        self._seen.append((now, slot.safe_wal_size))
+        while now - self._seen[0][0] > self._over_s:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        lost = before - slot.safe_wal_size
+        return slot.safe_wal_size * (now - then) / lost if lost > 0 and now > then else None
+
+
+def problem_of(decision: str, slot: Slot | None, status: Status | None) -> Problem | None:
+    """What is wrong with capture; None when nothing is."""
+    failed = status.failed[0] if status and status.failed else None
+    match decision:
+        case "fine":
+            return None
+        case "slot_lost":
+            return slot_lost(slot)
+        case "absent":
+            return Problem("connector_absent", "the connector is not there", "Run `syncline connectors apply`.")
+        case _:
+            cause = f"{failed.name}: {failed.cause}" if failed else "a task failed"
+            return Problem("connector_failed", cause, "See `syncline logs connect`, mend it, `connectors apply`.")
+
+
+async def _tell(
+    conn: psycopg.AsyncConnection[Any], problem: Problem | None, slot: Slot | None, forecast_s: float | None
+) -> None:
+    told = {
+        "state": "red" if problem else "ok",
+        "code": problem.code if problem else "ok",
+        "cause": problem.cause if problem else "",
+        "next_step": problem.next_step if problem else "",
+        "lag_bytes": slot.lag_bytes if slot else None,
+        "forecast_s": forecast_s,
+        "now": clock.now(),
+    }
+    await conn.execute(queries("sweep")["tell_capture"].encode(), told)

@@ -26,6 +26,7 @@ from streams.outbound.agents import PlanAgent
 from streams.outbound.dispatcher import Dispatcher, Systems
 from streams.outbound.links import Links
 from streams.outbound.planner import Planner
+from streams.outbound.sweeper import Sweeper
 from streams.resources import Resources, manifest, opened
 from streams.retention import Retention
 from streams.settings import Settings
@@ -106,7 +107,7 @@ def _applying(resources: Resources, wake: Callable[[], None]) -> AgentSpec:
 async def _jobs(
     resources: Resources, publisher: publish.Publisher, roles: Sequence[str]
 ) -> AsyncIterator[list[worker.Service]]:
-    """Polls, the watch over capture, and the keeping of deliveries."""
+    """Polls, the watch over capture, the sweep, and the keeping of deliveries."""
     if "jobs" not in roles:
         yield []
         return
@@ -115,7 +116,15 @@ async def _jobs(
     schedule = Schedule(
         settings.dsn("app"), resources.app, resources.applier, poller, manifest, now=clock.now, spread=clock.spread
     )
-    yield [schedule, Watch(settings), Retention(resources.app, kept_days=settings.deliveries_kept_days, now=clock.now)]
+    sweeper = Sweeper(
+        resources.app,
+        Planner(manifest, lambda _: ()),
+        resources.model.order,
+        root_type=resources.root_type,
+        now=clock.now,
+    )
+    retention = Retention(resources.app, kept_days=settings.deliveries_kept_days, now=clock.now)
+    yield [schedule, Watch(settings), sweeper, retention]
 
 
 def _refresh(publisher: publish.Publisher) -> Callable[[Connection, ExternalRecord], Awaitable[None]]:

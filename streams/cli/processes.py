@@ -95,7 +95,7 @@ def emulate(
 
 def apply(
     new_slot: Annotated[
-        bool, typer.Option("--new-slot", help="Replace a lost slot; what it missed must be pushed: push --all.")
+        bool, typer.Option("--new-slot", help="Replace a lost slot; the sweep plans what it missed.")
     ] = False,
     as_json: session.Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from connectors.errors import ConnectorError
-from streams.store import queries
+from streams.store import connection_changes, queries
 from streams.store.connections import Connection
 
 _SQL = queries("outbound")
@@ -17,9 +17,8 @@ Conn = AsyncConnection[Any]
 
 async def pause(conn: Conn, connection: Connection, reason: str) -> None:
     """Pause the connection until a person looks, and tell all workers."""
-    values = {"org": connection.org_id, "connection": connection.name, "reason": reason}
-    await conn.execute(_SQL["pause"].encode(), values)
-    await conn.execute("select pg_notify('sync_connection', %s)", (f"{connection.org_id}/{connection.name}",))
+    async with conn.transaction():
+        await connection_changes.pause(conn, connection.org_id, connection.name, reason)
 
 
 async def breaker_open(

@@ -166,9 +166,6 @@ on conflict (source, position) where position is not null do update
 update sync.dead_letter set state = 'redriven', closed_at = %(now)s
 where source = 'push' and state = 'open' and position = any(%(positions)s)
 
--- pause --
-update sync.connection set state = 'paused', state_reason = %(reason)s where org_id = %(org)s and name = %(connection)s and state = 'active'
-
 -- breaker_open --
 insert into sync.breaker as b (org_id, connection, slot, failures, opened_at, code, cause)
 values (%(org)s, %(connection)s, %(slot)s, %(failures)s, %(now)s, %(code)s, %(cause)s)
