@@ -16,7 +16,7 @@ export UV_NO_PROGRESS := 1
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo test check format bench accept-skeleton setup clean
+.PHONY: help demo test check format bench bench-outbound accept-skeleton accept-outbound setup clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -41,8 +41,14 @@ format: $(READY) ## Format the code and fix what can be fixed safely
 bench: $(READY) ## Measure: throughput and latency on this machine
 	$(BIN)/python -m bench
 
+bench-outbound: $(READY) ## Measure the outbound road only: commit to request, and requests per second
+	$(BIN)/python -m bench outbound
+
 accept-skeleton: $(READY) ## Prove the first slice end to end: row in, request out; webhook in, row changed
 	$(BIN)/python -m tests.acceptance.skeleton
+
+accept-outbound: $(READY) ## Prove the outbound engine at full size: lost answers, outages, quotas, a lost slot, a mass delete
+	$(BIN)/python -m tests.acceptance.outbound
 
 setup: $(READY) ## Only install what the other targets need
 

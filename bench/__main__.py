@@ -1,4 +1,7 @@
-"""`make bench`: all benchmarks in one run, on a stack of their own. Prints JSON; notes belong into bench/README.md."""
+"""`make bench`: all benchmarks in one run, on a stack of their own; `python -m bench outbound` those of the outbound road.
+
+Prints JSON; notes belong into bench/README.md.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import outbound
+from bench import dispatcher, outbound
 from streams import logging
 from streams.demo.run import connect
 from streams.demo.world import World
@@ -32,6 +35,11 @@ def main() -> None:
         told = {"idle": outbound.idle(world), "backlog": outbound.backlog(world)}
         world.quiet(2)
         world.stack.stop_component("worker")
+        told["dispatcher"] = dispatcher.run(world.settings)
+        if sys.argv[1:] == ["outbound"]:
+            stack.wipe()
+            print(json.dumps(told, indent=2))
+            return
         edge = [sys.executable, "-m", "bench.faust_edge", "--bootstrap", world.settings.kafka_bootstrap]
         told["faust_edge"] = subprocess.run(edge, capture_output=True, text=True, check=True).stdout.splitlines()[-3:]
     stack.wipe()

@@ -52,12 +52,17 @@ class EntityField:
 
 @dataclass(frozen=True)
 class EntityType:
-    """One kind of canonical entity; its table is `canon.<name>`."""
+    """One kind of canonical entity; its table is `canon.<name>`.
+
+    Args:
+        every_change: event-like: every version is delivered, in order, none coalesced.
+    """
 
     name: str
     prefix: str
     fields: tuple[EntityField, ...]
     capture: str = "thin"
+    every_change: bool = False
     doc: str = ""
 
     @cached_property

@@ -3,7 +3,8 @@
 Tables, migrations, the publication, the connector's settings, API models and mapping checks are derived from what this
 module returns. Shipped types are in `schemas/entities`; a user adds or overrides types with files in a folder of their
 own. Attributes that Avro does not know say the rest: `references` (another entity type, `part: true` where the entity
-is part of it), `protected`, `privacy`, `normalize`; on the record: `prefix` of the ids and `capture`.
+is part of it), `protected`, `privacy`, `normalize`; on the record: `prefix` of the ids, `capture`, and `every_change`
+(every version is delivered, none coalesced).
 """
 
 from __future__ import annotations
@@ -102,7 +103,14 @@ def _entity_type(name: str, record: Mapping[str, Any]) -> EntityType:
     fields = tuple(_entity_field(name, field) for field in record["fields"])
     checks.check_field_names(name, [field.name for field in fields], reserved=COMMON_COLUMNS)
     prefix = str(record.get("prefix", name))
-    return EntityType(name, prefix, fields, capture=str(record.get("capture", "thin")), doc=str(record.get("doc", "")))
+    return EntityType(
+        name,
+        prefix,
+        fields,
+        capture=str(record.get("capture", "thin")),
+        doc=str(record.get("doc", "")),
+        every_change=record.get("every_change") is True,
+    )
 
 
 def _entity_field(entity: str, field: Mapping[str, Any]) -> EntityField:

@@ -14,6 +14,7 @@ from schemas.problems import Problem
 TYPE_NAME = re.compile(r"[a-z](?:[a-z_]{0,38}[a-z])?")
 """Also the prefix of ids, so what the TypeID specification allows; short enough for the names of indexes."""
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,58}")
+RECORD_ATTRIBUTES = {"type", "name", "namespace", "doc", "aliases", "fields", "prefix", "capture", "every_change"}
 FIELD_ATTRIBUTES = {"name", "type", "default", "doc", "aliases", "references", "protected", "privacy", "normalize"}
 ALLOWED = {"privacy": ("personal", "sensitive"), "normalize": ("phone", "email", "name")}
 SQL_TYPES = {
@@ -36,16 +37,20 @@ def invalid(entity: str, cause: str, next_step: str) -> Problem:
 
 
 def check_record(entity: str, record: Mapping[str, Any]) -> None:
-    """The record as a whole: Avro, its name, its prefix and its capture."""
+    """The record as a whole; an unknown attribute is refused, since a misspelt `every_change` would lose versions."""
     if record.get("type") != "record":
         raise invalid(entity, "is no Avro record", 'Write one record with `"type": "record"`.')
     if record.get("name") != entity:
         raise invalid(entity, f"names its record `{record.get('name')}`", "Give file and record the same name.")
+    if unknown := sorted(set(record) - RECORD_ATTRIBUTES):
+        raise invalid(entity, f"has the unknown attribute `{unknown[0]}`", f"Known: {_list(RECORD_ATTRIBUTES)}.")
     for name in (entity, str(record.get("prefix", entity))):
         if not TYPE_NAME.fullmatch(name):
             raise invalid(entity, f"has the unusable name `{name}`", "Use a to z and `_`, at most 40 characters.")
     if record.get("capture", "thin") not in ("thin", "full"):
         raise invalid(entity, f"has capture `{record['capture']}`", "Use `thin` (the default) or `full`.")
+    if record.get("every_change", False) not in (True, False):
+        raise invalid(entity, f"has every_change `{record['every_change']}`", "Use true or false (the default).")
     try:
         fastavro.schema.parse_schema(dict(record), named_schemas={})
     except Exception as error:  # fastavro raises its own, KeyError, TypeError and ValueError
@@ -108,12 +113,23 @@ def check_references(types: Mapping[str, EntityType]) -> None:
                 )
             if field.sql_type != "text":
                 raise invalid(entity.name, f"keeps an id in `{field.name}`, which is no string", "Make it a string.")
-            if field.part and types[field.references].parent is not None:
-                raise invalid(
-                    entity.name, f"is part of `{field.references}`, itself a part", "Make it part of the root."
-                )
+            if field.part:
+                _check_part(entity, types[field.references])
         if sum(field.part for field in entity.fields) > 1:
             raise invalid(entity.name, "is part of two types", "Choose one; make the other a plain reference.")
+
+
+def _check_part(entity: EntityType, root: EntityType) -> None:
+    if root.parent is not None:
+        raise invalid(entity.name, f"is part of `{root.name}`, itself a part", "Make it part of the root.")
+    # An event is one row: the version of a part, and what a root had for parts then, are in nobody's log.
+    for one in (entity, root):
+        if one.every_change:
+            raise invalid(
+                one.name,
+                f"has every_change, and `{entity.name}` is part of `{root.name}`",
+                "Make it a plain reference, or leave out every_change: aggregates are sent as they are now.",
+            )
 
 
 def _list(words: Collection[str]) -> str:

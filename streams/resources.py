@@ -55,7 +55,7 @@ class Resources:
 
     def every_change(self, entity_type: str) -> bool:
         """Whether an entity type is event-like: every version of it is sent."""
-        return bool(getattr(self.model.types[entity_type], "every_change", False))
+        return self.model[entity_type].every_change
 
     @asynccontextmanager
     async def open(self, connection: Connection, priority: Priority = "lane") -> AsyncIterator[Opened]:

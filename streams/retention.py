@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from streams.store import accounting
+from streams.store import accounting, push_events
 
 EVERY_S = 3600.0
 AGAIN_S = 60.0
@@ -60,6 +60,7 @@ class Retention:
         async with self._pool.connection() as conn:
             kept = await accounting.keep_deliveries(conn, kept_days=self._kept_days, now=now)
             await accounting.fold(conn, now=now)
+            await push_events.forget(conn, kept_days=self._kept_days, now=now)
         if kept.made or kept.dropped:
             _log.info("delivery_partitions", made=kept.made, dropped=kept.dropped)
         return kept

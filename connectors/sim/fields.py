@@ -8,7 +8,7 @@ from connectors import webhook
 from connectors.contract import CreateTier, Manifest
 from schemas.fields import Aggregate, Field, Part
 
-CAMPUSES, HOUSEHOLDS, PEOPLE = "campuses", "households", "people"
+CAMPUSES, HOUSEHOLDS, PEOPLE, REFERRALS = "campuses", "households", "people", "referrals"
 MARKER = "external_ref"
 
 _EMAIL = Part("email", "person_id", "emails", (Field("address", "address"), Field("label", "label")))
@@ -34,6 +34,17 @@ MANIFEST = Manifest(
             ),
             (_EMAIL, _PHONE),
             archive={"status": "inactive"},
+        ),
+        Aggregate(
+            REFERRALS,
+            "referral",
+            (
+                Field("person_id", "person_id", references="person", on_missing="wait"),
+                Field("service", "service"),
+                Field("reason", "reason"),
+                Field("urgency", "urgency"),
+                Field("decision", "decision"),
+            ),
         ),
     ),
     create_tier=CreateTier.NONE,

@@ -18,11 +18,11 @@ import orjson
 
 from connectors.contract import CreateTier
 from connectors.emulators.world import JSON, Call, Reply, World, reply
-from connectors.sim.fields import CAMPUSES, HOUSEHOLDS, MARKER, PEOPLE
+from connectors.sim.fields import CAMPUSES, HOUSEHOLDS, MARKER, PEOPLE, REFERRALS
 from connectors.sim.records import WEBHOOK_TYPE
 from schemas.fields import Json
 
-KINDS = (CAMPUSES, HOUSEHOLDS, PEOPLE)
+KINDS = (CAMPUSES, HOUSEHOLDS, PEOPLE, REFERRALS)
 KEPT_KEYS = 1_000_000
 PAGE = 100
 STALE = timedelta(seconds=2)

@@ -32,6 +32,10 @@ COMMON_CLAUSES: Mapping[str, str] = {
 """What follows the type of a common column; `id` is made per entity type. The trigger fills what has a dull default."""
 
 
+EVENT_TRIGGER = "zzz_event"
+"""Of event-like types only."""
+
+
 @dataclass
 class Table:
     """What the database has of one canonical table."""
@@ -47,10 +51,10 @@ class Table:
 
 
 def triggers(entity: EntityType) -> dict[str, sql.Composed]:
-    """The three triggers of a canonical table: name -> CREATE TRIGGER."""
+    """The triggers of a canonical table: name -> CREATE TRIGGER."""
     table = sql.Identifier("canon", entity.name)
     root = sql.Literal(entity.parent.name) if entity.parent else sql.SQL("")
-    return {
+    made = {
         "zzz_stamp": sql.SQL(
             "create trigger zzz_stamp before insert or update on {} for each row execute function canon.stamp({})"
         ).format(table, root),
@@ -62,6 +66,36 @@ def triggers(entity: EntityType) -> dict[str, sql.Composed]:
             " for each statement execute function canon.refuse_truncate()"
         ).format(table),
     }
+    if entity.every_change:
+        made[EVENT_TRIGGER] = sql.SQL(
+            "create trigger zzz_event after insert or update or delete on {}"
+            " for each row execute function sync.record_event()"
+        ).format(table)
+    return made
+
+
+def log_changes(entity: EntityType, found: Table | None) -> list[sql.Composed]:
+    """What begins or ends the log of a table that exists, beside its trigger.
+
+    A log begins with the rows that are there, or nothing would ever bring them to a connection; it is written behind
+    the new trigger, whose lock lets no writer in between. One that is no longer kept goes, because it would have gaps.
+    """
+    if found is None or entity.every_change == (EVENT_TRIGGER in found.triggers):
+        return []
+    if entity.every_change:
+        table = sql.Identifier("canon", entity.name)
+        return [sql.SQL(_FIRST_EVENTS).format(entity=sql.Literal(entity.name), table=table)]
+    return [
+        sql.SQL("drop trigger {} on {}").format(sql.Identifier(EVENT_TRIGGER), sql.Identifier("canon", entity.name)),
+        sql.SQL("delete from sync.push_event where entity_type = {}").format(sql.Literal(entity.name)),
+    ]
+
+
+_FIRST_EVENTS = """
+insert into sync.push_event (entity_id, org_id, entity_type, sync_key, op, version, origin, modified_at, row)
+select t.id, t.org_id, {entity}, t.sync_key, 'create', t.version, t.origin, t.modified_at, to_jsonb(t) from {table} t
+where not exists (select from sync.push_event e where e.entity_id = t.id and e.org_id = t.org_id)
+order by t.id"""
 
 
 def indexes(entity: EntityType) -> dict[str, sql.Composed]:
@@ -135,6 +169,7 @@ def plan(entities: model.Model, found: Mapping[str, Table]) -> list[sql.Composed
 def _plan_one(entity: EntityType, found: Table | None) -> list[sql.Composed]:
     table = sql.Identifier("canon", entity.name)
     statements = [create_table(entity)] if found is None else _missing_columns(entity, found)
+    log = log_changes(entity, found)
     found = found or Table()
     statements += [s for name, s in indexes(entity).items() if name not in found.indexes]
     if found.identity != f"{entity.name}_identity":
@@ -149,7 +184,7 @@ def _plan_one(entity: EntityType, found: Table | None) -> list[sql.Composed]:
             statements.append(statement)
         if found.triggers.get(name) != "A":
             statements.append(sql.SQL("alter table {} enable always trigger {}").format(table, sql.Identifier(name)))
-    return statements
+    return statements + log
 
 
 def _missing_columns(entity: EntityType, found: Table) -> list[sql.Composed]:

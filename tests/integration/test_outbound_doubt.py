@@ -69,7 +69,7 @@ async def test_what_a_search_does_not_find_twice_is_created_once_more(database: 
         await out.round()
         assert (await out.state(person))[0] == "UNKNOWN"
         assert await out.round() == []  # too early to be visible
-        out.theirs.answer = lambda sent: Delivered("their_1", 201)
+        out.theirs.answer = lambda _: Delivered("their_1", 201)
         for _ in range(4):
             out.now += LAG
             await out.round()
@@ -152,11 +152,11 @@ async def test_a_newer_version_there_is_read_and_never_overwritten(database: Set
     async with outbound_of(database, "org_stale", manifest=with_tier(CreateTier.KEYED)) as out:
         person = await out.insert(first_name="Ann")
         await out.plan(person)
-        out.theirs.answer = lambda sent: Delivered("their_1", 200, external_version="1")
+        out.theirs.answer = lambda _: Delivered("their_1", 200, external_version="1")
         await out.round()
         await out.sql("update canon.person set first_name = 'Eve' where id = %s", person)
         await out.plan(person)
-        out.theirs.answer = lambda sent: Failed(Stale("http_412", "they hold a newer version", status=412))
+        out.theirs.answer = lambda _: Failed(Stale("http_412", "they hold a newer version", status=412))
         theirs = ExternalRecord("person", "their_1", Op.UPDATE, NOW, {"firstName": "Zoe"}, external_version="2")
         out.theirs.fetched = lambda _: theirs
         await out.round()

@@ -96,7 +96,8 @@ async def test_every_delivery_is_told_once_without_personal_data(running, app):
         "id": told["org_main/person_old"]["id"], "org_id": "org_main", "connection": "told", "external_type": "Person",
         "entity_type": "person", "entity_id": "person_old", "sync_key": "org_main/person_old", "external_id": "9",
         "op": "update", "outcome": "delivered", "status": 200, "reason": "change", "changed": ["firstName"],
-        "bytes": 17, "attempt": 2, "idem_key": "k", "seq": 1, "committed_at": "2026-05-06T12:00:00.000000Z", "planned_at": None,
+        "bytes": 17, "attempt": 2, "idem_key": "k", "seq": 1, "committed_at": "2026-05-06T12:00:00.000000Z",
+        "planned_at": None,
         "claimed_at": "2026-05-06T12:00:00.000000Z", "sent_at": "2026-05-06T12:00:00.000000Z",
         "answered_at": "2026-05-06T12:00:01.000000Z", "recorded_at": "2026-05-06T12:00:00.000000Z",
     }  # fmt: skip

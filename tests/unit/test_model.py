@@ -37,7 +37,15 @@ def refusal(*records):
 
 @pytest.mark.covers("F160")
 def test_what_is_pointed_at_comes_first_and_parts_follow_their_root():
-    assert model.load().order == ("campus", "household", "person", "address", "email", "phone_number")
+    assert model.load().order == (
+        "campus",
+        "household",
+        "person",
+        "address",
+        "email",
+        "phone_number",
+        "referral",
+    )
 
 
 def test_shipped_fields():
@@ -52,6 +60,9 @@ def test_shipped_fields():
         "address": ["person_id", "street", "city", "state", "postal_code", "country", "label", "is_primary"],
         "email": ["person_id", "address", "label", "is_primary"],
         "phone_number": ["person_id", "number", "label", "is_primary"],
+        "referral": [
+            "person_id", "service", "reason", "urgency", "referred_on", "decision", "decided_on", "notes",
+        ],
     }  # fmt: skip
 
 
@@ -66,7 +77,7 @@ def test_parts_and_roots():
     assert [part.name for part in entities.parts_of("person")] == ["address", "email", "phone_number"]
     assert entities.parts_of("campus") == ()
     assert entities.root_of("email").name == entities.root_of("person").name == "person"
-    assert [root.name for root in entities.roots] == ["campus", "household", "person"]
+    assert [root.name for root in entities.roots] == ["campus", "household", "person", "referral"]
 
 
 def test_attributes():
