@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from schemas.problems import Problem
-from streams.store import connection_changes, queries
+from streams.store import connection_changes, queries, waits
 from streams.store.connections import Connection
 from streams.store.wishes import Wish
 
@@ -86,7 +86,7 @@ async def drop(conn: Conn, by: By, intent: Row, state: str) -> None:
     """They go without this wish, in the caller's transaction; who waited for its link finds out."""
     place = {"org": by.org_id, "connection": intent["connection"], "entity": intent["entity_id"], "now": by.now}
     await conn.execute(_SQL["drop_wish"], place | {"external_type": intent["external_type"], "state": state})
-    await conn.execute(_SQL["look_again"], place)
+    await waits.look_again(conn, by.org_id, intent["connection"], [intent["entity_id"]], now=by.now)
 
 
 async def decide_hold(conn: Conn, by: By, number: int, decision: Literal["approved", "dropped"]) -> Row:

@@ -21,11 +21,13 @@ from streams.outbound.waits import Dependencies
 from streams.outbound.writes import Blocked, Claim, Event, Linked, NoCall, Plan, Planned, as_rows, freeze, plan_write
 from streams.rules import references, retries
 from streams.rules.retries import Park, Resolve
-from streams.store import aggregates, push_events, queries
+from streams.store import aggregates, push_events, queries, waits
 from streams.store.aggregates import Rows
 from streams.store.connections import Connection
 
 LEASE = timedelta(seconds=90)
+ABSENT = ("filtered_out", "never_there", "parent_not_synced")
+"""Reasons not to call that leave the record unlinked: who waits for it waits in vain."""
 _SQL = queries("outbound")
 _log = structlog.get_logger("outbound.claims")
 
@@ -71,6 +73,8 @@ class Claims:
             await conn.execute(_SQL["settle"], self._key | {"rows": as_rows(rows), "now": now})
             told = {r["entity_id"]: _told(r) for r in rows if r["state"] == "DEAD"}
             await bury(conn, self._connection, [(c, told[c.entity_id]) for c in claims if c.entity_id in told], now)
+            absent = [row["entity_id"] for row in rows if row["error_code"] in ABSENT]
+            await waits.look_again(conn, self._connection.org_id, self._connection.name, absent, now=now)
         idle = {row["entity_id"] for row in rows}
         return len(claims), [claim for claim in claims if claim.entity_id not in idle]
 

@@ -24,14 +24,6 @@ update sync.push_intent set
 where org_id = %(org)s and entity_id = %(entity)s and connection = %(connection)s and external_type = %(external_type)s
   and state = %(state)s
 
--- look_again --
--- Who waited for the link of this entity finds out that it will not come.
-update sync.push_intent p set state = 'PENDING', not_before = %(now)s
-from (select org_id, connection, external_type, entity_id from sync.push_wait
-      where waits_for = %(entity)s and connection = %(connection)s and org_id = %(org)s offset 0) w
-where p.entity_id = w.entity_id and p.connection = w.connection and p.external_type = w.external_type
-  and p.org_id = w.org_id and p.state = 'WAITING'
-
 -- decide_hold --
 -- Also one that was decided the same way before: what was about to be held at that moment follows.
 update sync.mass_hold set state = %(decision)s, closed_at = coalesce(closed_at, %(now)s),

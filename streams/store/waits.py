@@ -26,6 +26,13 @@ async def release(conn: Conn, org_id: str, connection: str, linked: Collection[s
     return (await conn.execute(_SQL["release"].encode(), values)).rowcount
 
 
+async def look_again(conn: Conn, org_id: str, connection: str, unlinked: Collection[str], *, now: datetime) -> None:
+    """These entities will not be linked as things are: what waits for them finds out."""
+    if unlinked:
+        values = {"org": org_id, "connection": connection, "ids": sorted(unlinked), "now": now}
+        await conn.execute(_SQL["look_again"].encode(), values)
+
+
 async def release_linked(conn: Conn, *, now: datetime) -> int:
     """Release what waits for links that exist by now; how many writes are wanted again."""
     found: dict[tuple[str, str], list[str]] = {}

@@ -33,3 +33,11 @@ select distinct w.org_id, w.connection, w.waits_for
 from sync.push_wait w
 join sync.external_link l on l.entity_id = w.waits_for and l.connection = w.connection and l.org_id = w.org_id and l.deleted_at is null
 limit 1000
+
+-- look_again --
+-- Whoever waited for the link of these entities finds out that it will not come.
+update sync.push_intent p set state = 'PENDING', not_before = %(now)s
+from (select org_id, connection, external_type, entity_id from sync.push_wait
+      where waits_for = any(%(ids)s) and connection = %(connection)s and org_id = %(org)s offset 0) w
+where p.entity_id = w.entity_id and p.connection = w.connection and p.external_type = w.external_type
+  and p.org_id = w.org_id and p.state = 'WAITING'

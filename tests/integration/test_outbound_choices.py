@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from connectors.contract import Delivered, Manifest
+from connectors.contract import CreateTier, Delivered, Failed, Manifest
+from connectors.errors import NotApplied
 from schemas.fields import Aggregate, Field
 from streams.settings import Settings
 from streams.store import waits
@@ -162,9 +163,21 @@ async def test_a_parent_that_will_not_sync_resolves_the_wait_until_it_links(data
         assert out.theirs.sent[0]["payload"]["householdId"] == "their_home"  # type: ignore[index]
 
 
-async def test_a_reference_that_may_be_empty_follows_in_a_second_pass(database: Settings) -> None:
-    from connectors.contract import CreateTier
+async def test_a_parent_that_turns_out_to_be_filtered_lets_its_child_know(database: Settings) -> None:
+    filters = {"household": [{"field": "status", "op": "eq", "value": "active"}]}
+    async with outbound_of(database, "org_filtered_parent", manifest=WAITS, filters=filters) as out:
+        home = await out.insert("household", name="Lee", status="closed")
+        person = await out.insert(household_id=home)
+        await out.plan(person)
+        for _ in range(3):
+            await out.round()
 
+        assert out.theirs.bodies == []
+        assert (await reason(out, home))[:2] == ("DONE", "filtered_out")
+        assert await reason(out, person) == ("DONE", "parent_not_synced", f"waiting for {home}")
+
+
+async def test_a_reference_that_may_be_empty_follows_in_a_second_pass(database: Settings) -> None:
     manifest = replace(MANIFEST, create_tier=CreateTier.KEYED)
     async with outbound_of(database, "org_second", manifest=manifest) as out:
         out.theirs.answer = lambda sent: Delivered(str(sent["id"] or f"their_{sent['ours']}"), 200)
@@ -226,9 +239,6 @@ async def test_deletes_below_the_bound_are_let_through_in_every_window(database:
 
 
 async def test_a_write_that_is_tried_again_is_counted_once(database: Settings) -> None:
-    from connectors.contract import Failed
-    from connectors.errors import NotApplied
-
     async with outbound_of(database, "org_counted", guard={"updates": 5}) as out:
         people = [await out.insert() for _ in range(5)]
         await out.plan(*people)
