@@ -1,41 +1,74 @@
 """The sweep: capture gives latency, the sweep gives completeness (rule R6).
 
 Every row carries the transaction that changed it last, every wish the snapshot it was planned under. A change that no
-wish's snapshot contains was not planned, whoever was to blame; it goes through the same routing as any other. A window
-of transactions is noted in one turn and swept in a later one, so that capture has had its time. Where the slot is gone
-the sweep does all the work: slower, but nothing waits for a person.
+wish's snapshot contains was not planned, whoever was to blame; it goes through the same routing as any other. When a
+window of changes is swept is decided by `streams.rules.sweeps`. Where the slot is gone the sweep does all the work:
+slower, but nothing waits for a person.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 import orjson
 import psycopg
 import structlog
 from psycopg import AsyncConnection, sql
+from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from streams import metrics
+from streams.outbound.agents import NAME as PLAN
+from streams.outbound.arrivals import Ends
 from streams.outbound.planner import Planner, Touched
+from streams.rules.sweeps import Step, Why, Window, next_step
 from streams.store import publication, queries
 
 EVERY_S = 15.0
 WITHOUT_CAPTURE_EVERY_S = 3.0
-PATIENCE = 4
-"""Turns that a window waits for capture, which is behind, before it is swept all the same."""
 BATCH = 5_000
-"""Rows of one transaction of the sweep; more only where one transaction changed more."""
+"""Rows of one transaction of the sweep; more only where one transaction changed more rows of one root."""
+DEADLOCKS = 5
 
 _SQL = queries("sweep")
 _log = structlog.get_logger("outbound.sweeper")
 Conn = AsyncConnection[Any]
-Changed = dict[str, str]
+
+
+class Changed(NamedTuple):
+    """A row that changed, or what is left of it."""
+
+    org_id: str
+    sync_key: str
+    origin: str
+    xid: str
+    changed_at: datetime
+
+
+class Scope(NamedTuple):
+    """What raised wishes are counted by."""
+
+    org_id: str
+    connection: str
+    entity_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`sync.sweep` and the slot, as one look finds them; see the statement `turn`."""
+
+    noted: str | None
+    noted_at: datetime | None
+    blind: bool
+    captured: bool
+    passed: bool
+    has_ends: bool
 
 
 class Sweeper:
@@ -44,6 +77,9 @@ class Sweeper:
     Args:
         tables: names of the captured canonical tables.
         root_type: id -> entity type of its prefix, None for what is no entity's id.
+        ends: how far capture has written into Kafka.
+        every_s: from one window to the next while capture is there.
+        batch: rows of one transaction.
     """
 
     name = "sweeper"
@@ -55,13 +91,17 @@ class Sweeper:
         tables: Sequence[str],
         *,
         root_type: Callable[[str], str | None],
+        ends: Ends,
         now: Callable[[], datetime],
+        every_s: float = EVERY_S,
         batch: int = BATCH,
     ) -> None:
         self._pool = pool
         self._planner = planner
         self._root_type = root_type
+        self._ends = ends
         self._now = now
+        self._every_s = every_s
         self._batch = batch
         self._changed = _statement(tables)
         self._stopping = asyncio.Event()
@@ -69,10 +109,10 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep until `stop`."""
         while not self._stopping.is_set():
-            pause = EVERY_S
+            pause = self._every_s
             try:
                 if not await self.turn():
-                    pause = WITHOUT_CAPTURE_EVERY_S
+                    pause = min(pause, WITHOUT_CAPTURE_EVERY_S)
             except (psycopg.OperationalError, PoolTimeout) as error:
                 _log.warning("sweep_waits", error=type(error).__name__)
             with contextlib.suppress(TimeoutError):
@@ -83,77 +123,164 @@ class Sweeper:
         self._stopping.set()
 
     async def turn(self) -> bool:
-        """Sweep what is due; whether capture is there at all."""
-        goal: int | None = None
+        """Do what is due; whether capture is there at all."""
+        captured, finished, deadlocks = True, False, 0
         while not self._stopping.is_set():
-            async with self._pool.connection() as conn, conn.transaction():
-                row = await (await conn.execute(_SQL["turn"], {"slot": publication.NAME})).fetchone()
-                if row is None:
-                    return True  # somebody else's turn
-                swept, noted, waited, passed, captured = row
-                if goal is None:
-                    if captured and noted is not None and not passed and waited < PATIENCE:
-                        await conn.execute(_SQL["wait"], {"now": self._now()})
-                        return True
-                    goal = (noted or swept) if captured else await self._here(conn)
-                if swept >= goal:
-                    await conn.execute(_SQL["note"], {"noted": str(await self._here(conn)), "now": self._now()})
-                    return bool(captured)
-                why = "cdc_missed" if passed else "swept_behind" if captured else "swept_without_capture"
-                await self._sweep(conn, swept, goal, why)
-        return True
+            try:
+                done = await self._act(noting=captured or not finished)
+            except psycopg.errors.DeadlockDetected:  # with a planner, over the books
+                deadlocks += 1
+                if deadlocks == DEADLOCKS:
+                    raise
+                continue
+            if done is None:
+                break  # somebody else's turn
+            captured = done.captured
+            finished = finished or done.finished
+            if done.over:
+                break
+        return captured
 
-    async def _here(self, conn: Conn) -> int:
-        """The transaction before which all others have ended."""
-        row = await (await conn.execute(_SQL["now_at"])).fetchone()
-        return int(row[0]) if row else 0
-
-    async def _sweep(self, conn: Conn, swept: int, end: int, why: str) -> None:
-        """One batch, planned and marked in one transaction."""
-        values = {"swept": str(swept), "end": str(end), "limit": self._batch}
-        rows = await (await conn.execute(self._changed, values)).fetchall()
-        if len(rows) == self._batch:  # all of the last transaction, and no more
-            end = int(rows[-1][4]) + 1
-            rows = await (await conn.execute(self._changed, {**values, "end": str(end), "limit": None})).fetchall()
-        raised = await self._plan(conn, [_row(*each) for each in rows]) if rows else {}
-        for (org_id, _), count in raised.items():
-            await conn.execute(_SQL["count"], {"name": why, "org": org_id, "more": count})
-        await conn.execute(_SQL["mark"], {"swept": str(end), "now": self._now()})
+    async def _act(self, *, noting: bool) -> _Done | None:
+        """One step in one transaction; None when another sweeper acts. `noting`: a new window may be begun."""
+        raised: Counter[Scope] = Counter()
+        async with self._pool.connection() as conn, conn.transaction():
+            async with conn.cursor(row_factory=class_row(State)) as cursor:
+                await cursor.execute(_SQL["turn"], {"slot": publication.NAME})
+                state = await cursor.fetchone()
+            if state is None:
+                return None
+            step = await self._step(conn, state)
+            if step == "note":
+                if noting:
+                    await conn.execute(_SQL["note"], {"now": self._now(), "captured": state.captured})
+                return _Done(state.captured, over=not noting)
+            if step == "wait":
+                await conn.execute(_SQL["wait"], {"now": self._now()})
+                return _Done(state.captured, over=True)
+            finished = await self._sweep(conn, step, raised)
         if raised:
-            _log.warning("swept", why=why, roots=sum(raised.values()))
-        if why == "cdc_missed":
+            _log.warning("swept", why=step, roots=raised.total())
+        if step == "cdc_missed":
             for scope, count in raised.items():
-                metrics.missed(*scope, count)
+                metrics.missed(scope.org_id, scope.entity_type, count)
+        return _Done(state.captured, finished=finished)
 
-    async def _plan(self, conn: Conn, changed: list[Changed]) -> dict[tuple[str, str], int]:
-        """Plan what nobody planned; (organisation, entity type) -> wishes raised."""
+    async def _step(self, conn: Conn, state: State) -> Step:
+        window = None
+        if state.noted_at is not None and state.noted is not None:
+            arrived = not state.blind and state.passed and await self._planner_has_read(conn, state)
+            window = Window(state.noted_at, state.blind, arrived)
+        interval = timedelta(seconds=self._every_s)
+        return next_step(window, captured=state.captured, now=self._now(), interval=interval)
+
+    async def _planner_has_read(self, conn: Conn, state: State) -> bool:
+        """Whether the planner has read what was in Kafka when capture had passed the window."""
+        if not state.has_ends:
+            ends = await self._ends()
+            if ends is None:
+                return False
+            await conn.execute(_SQL["expect"], {"ends": orjson.dumps(ends).decode()})
+        row = await (await conn.execute(_SQL["read"], {"consumer": PLAN})).fetchone()
+        return bool(row and row[0])
+
+    async def _sweep(self, conn: Conn, why: Why, raised: Counter[Scope]) -> bool:
+        """One batch, planned and marked; whether it was the window's last."""
+        cursor = await conn.execute(_SQL["window"])
+        late, start, end, noted, xid, key = await cursor.fetchone() or ([], "0", "0", "", "0", "")
+        values = {"late": late, "start": start, "end": end, "noted": noted, "xid": xid, "key": key}
+        rows = await self._read(conn, values)
+        full = len(rows) == self._batch
+        if full:
+            rows = whole_roots(rows) or await self._read(conn, values | {"only": _place(rows[-1])})
+        raised.update(await self._plan(conn, rows, blind=why == "swept_without_capture"))
+        if raised:
+            counted = [{**scope._asdict(), "value": count} for scope, count in raised.items()]
+            await conn.execute(_SQL["count"], {"name": why, "rows": orjson.dumps(counted).decode()})
+        if full:
+            xid, key = _place(rows[-1])
+            await conn.execute(_SQL["advance"], {"xid": xid, "key": key, "now": self._now()})
+        else:
+            await conn.execute(_SQL["finish"], {"now": self._now()})
+        return not full
+
+    async def _read(self, conn: Conn, values: dict[str, Any]) -> list[Changed]:
+        """The next rows of the window, or all rows of `only` one (transaction, root)."""
+        only_xid, only_key = values.get("only", (None, None))
+        limit = None if only_key else self._batch
+        given = {**values, "only_xid": only_xid, "only_key": only_key, "limit": limit}
+        given.pop("only", None)
+        return [Changed(*row) for row in await (await conn.execute(self._changed, given)).fetchall()]
+
+    async def _plan(self, conn: Conn, rows: Sequence[Changed], *, blind: bool) -> Counter[Scope]:
+        """Plan what nobody planned; how many wishes were raised."""
         now = self._now()
-        cursor = await conn.execute(_SQL["uncovered"], {"rows": orjson.dumps(changed).decode()})
+        told = [found for row in rows if (found := self._root(row))]
+        if not told:
+            return Counter()
+        cursor = await conn.execute(_SQL["uncovered"], {"rows": orjson.dumps(told).decode(), "blind": blind})
         roots: dict[tuple[str, str], list[Touched]] = defaultdict(list)
-        async for org_id, connection, sync_key, origins in cursor:
+        async for org_id, connection, root_type, sync_key, origins, changed_at in cursor:
+            heard = {*origins, "local"} if blind else set(origins)
             root_id = sync_key.rpartition("/")[2]
-            if root_type := self._root_type(root_id):
-                roots[org_id, connection].append(Touched(org_id, root_type, root_id, now, set(origins)))
-        raised: dict[tuple[str, str], int] = defaultdict(int)
+            roots[org_id, connection].append(Touched(org_id, root_type, root_id, changed_at, heard))
+        raised: Counter[Scope] = Counter()
         for (org_id, connection), touched in sorted(roots.items(), key=lambda each: each[0]):
             planned = await self._planner.plan(conn, touched, now=now, reason="swept", only=connection)
-            for key, count in planned.routes.items():
-                if key.verdict in ("push", "hold"):
-                    raised[org_id, key.entity_type] += count
-        return dict(raised)
+            for route, count in planned.routes.items():
+                if route.verdict in ("push", "hold"):
+                    raised[Scope(org_id, connection, route.entity_type)] += count
+        return raised
+
+    def _root(self, row: Changed) -> dict[str, object] | None:
+        """The row as `uncovered` takes it; None when its key names no entity of the model."""
+        root_id = row.sync_key.rpartition("/")[2]
+        root_type = self._root_type(root_id)
+        return {**row._asdict(), "entity_id": root_id, "root_type": root_type} if root_type else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one step came to. `finished`: a window; `over`: nothing more is due in this turn."""
+
+    captured: bool
+    finished: bool = False
+    over: bool = False
+
+
+def whole_roots(rows: Sequence[Changed]) -> list[Changed]:
+    """The rows without those of the last (transaction, root), of which there may be more; empty when that is all.
+
+    What happened to a root is routed together: its parts may have come from different places.
+    """
+    last = _place(rows[-1])
+    return [row for row in rows if _place(row) != last]
+
+
+def _place(row: Changed) -> tuple[str, str]:
+    return row.xid, row.sync_key
 
 
 def _statement(tables: Sequence[str]) -> sql.Composed:
-    """Rows that transactions of a window changed or deleted, in the order of these."""
-    columns = sql.SQL("select org_id, sync_key, origin, changed_xid from {}")
-    window = sql.SQL(" where changed_xid >= %(swept)s::text::xid8 and changed_xid < %(end)s::text::xid8")
-    selects = [columns.format(sql.Identifier("canon", name)) + window for name in tables]
-    selects.append(columns.format(sql.Identifier("sync", "tombstone")) + window)
+    """Rows that a window's transactions changed, deleted or took from a root, in the order of transaction and root."""
+    sources = [(sql.Identifier("canon", name), sql.SQL("updated_at")) for name in tables]
+    sources.append((sql.Identifier("sync", "tombstone"), sql.SQL("deleted_at")))
+    sources.append((sql.Identifier("sync", "left_root"), sql.SQL("left_at")))
+    ranges = (
+        sql.SQL("changed_xid = any(%(late)s::text[]::xid8[])"),
+        sql.SQL(
+            "changed_xid >= %(start)s::text::xid8 and changed_xid < %(end)s::text::xid8"
+            " and pg_visible_in_snapshot(changed_xid, %(noted)s::text::pg_snapshot)"
+        ),
+    )
+    each = sql.SQL(
+        "(select org_id, sync_key, origin, changed_xid, {at} as changed_at from {table} where {range}"
+        " and (changed_xid, sync_key) > (%(xid)s::text::xid8, %(key)s::text) and changed_xid >= %(xid)s::text::xid8"
+        " and (%(only_key)s::text is null or changed_xid = %(only_xid)s::text::xid8 and sync_key = %(only_key)s::text)"
+        " order by changed_xid, sync_key limit %(limit)s::bigint)"
+    )
+    selects = [each.format(at=at, table=table, range=span) for table, at in sources for span in ranges]
     return sql.SQL(
-        "select r.org_id, split_part(r.sync_key, '/', 2), r.sync_key, r.origin, r.changed_xid::text from ({}) r"
-        " order by r.changed_xid limit %(limit)s"
+        "select org_id, sync_key, origin, changed_xid::text, changed_at from ({}) r"
+        " order by r.changed_xid, r.sync_key limit %(limit)s::bigint"
     ).format(sql.SQL(" union all ").join(selects))
-
-
-def _row(org_id: str, entity_id: str, sync_key: str, origin: str, xid: str) -> Changed:
-    return {"org_id": org_id, "entity_id": entity_id, "sync_key": sync_key, "origin": origin, "xid": xid}

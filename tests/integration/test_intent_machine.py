@@ -112,14 +112,17 @@ class Intents(RuleBasedStateMachine):
         fate=st.sampled_from(["good", "lost_before", "lost_after", "refused", "unreachable"]),
         slot=st.integers(0, 1),
         limit=st.integers(1, 3),
-        then=st.sampled_from(["recorded", "late", "died"]),
+        then=st.sampled_from(["recorded", "late", "died", "died_before"]),
     )
     def deliver(self, fate: str, slot: int, limit: int, then: str) -> None:
-        """A worker claims and calls; its results are recorded now, later, or never."""
+        """A worker claims and calls; its results are recorded now, later, or never, or it dies before the call."""
 
         async def act() -> None:
             self.out.theirs.answer = lambda sent: self._answer(fate, sent)
-            results = await self.out.send(await self.out.take(slot=slot, limit=limit))
+            taken = await self.out.take(slot=slot, limit=limit)
+            if then == "died_before":
+                return
+            results = await self.out.send(taken)
             if then == "recorded":
                 await self.out.commit(results)
             elif then == "late" and results:

@@ -122,9 +122,9 @@ async def test_a_change_that_went_nowhere_shows(out: Outbound, exposed) -> None:
     for _ in range(2):
         await accounting.count_routes(out.conn, routes, Counter({scope: 3}), now=NOW)
     told = await exposed()
-    assert (told["syncline_unreconciled", "routes"], told["syncline_account", "seen"]) == (0, 6)
+    assert (told["syncline_unreconciled", "routes"], told["syncline_account", "seen"]) == (0, 7)
     assert told["syncline_routes_total", "person", "own_echo", "skip"] == 4
-    assert told["syncline_unreconciled", "raised"] == 1  # two were planned, one wish was raised
+    assert told["syncline_unreconciled", "raised"] == 2  # three were planned, one wish was raised
 
     await accounting.count_routes(out.conn, Counter(), Counter({scope: 1}), now=NOW)
     assert (await exposed())["syncline_unreconciled", "routes"] == 1
@@ -144,7 +144,7 @@ async def test_totals_stay_when_old_days_become_one(out: Outbound, exposed) -> N
     assert {k: v for k, v in before.items() if k[0].endswith("_total")} == {
         k: v for k, v in after.items() if k[0].endswith("_total")
     }
-    rows = "select count(*) from sync.route_count where org_id = %s"
+    rows = "select count(*) from sync.route_count where org_id = %s and reason = 'linked'"
     assert await out.sql(rows, out.org) == 1
 
 
