@@ -49,7 +49,7 @@ def check_record(entity: str, record: Mapping[str, Any]) -> None:
             raise invalid(entity, f"has the unusable name `{name}`", "Use a to z and `_`, at most 40 characters.")
     if record.get("capture", "thin") not in ("thin", "full"):
         raise invalid(entity, f"has capture `{record['capture']}`", "Use `thin` (the default) or `full`.")
-    if record.get("every_change", False) not in (True, False):
+    if not isinstance(record.get("every_change", False), bool):
         raise invalid(entity, f"has every_change `{record['every_change']}`", "Use true or false (the default).")
     try:
         fastavro.schema.parse_schema(dict(record), named_schemas={})

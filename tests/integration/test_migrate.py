@@ -66,17 +66,17 @@ def test_migrators_at_the_same_time_do_not_collide(fresh_database):
 
 def test_an_entity_type_of_the_users_own_gets_its_table_topic_columns_and_grants(fresh_database):
     migrate.migrate(fresh_database)
-    own_model(fresh_database.home, "case", text("title"), {**text("person_id"), "references": {"entity": "person"}})
+    own_model(fresh_database.home, "visit", text("title"), {**text("person_id"), "references": {"entity": "person"}})
     report = migrate.migrate(fresh_database)
     assert report.publication
     assert report.statements
-    (row,) = rows(fresh_database, "insert into canon.case (title) values ('x') returning id, version", "app")
-    assert row[0].startswith("case_")
+    (row,) = rows(fresh_database, "insert into canon.visit (title) values ('x') returning id, version", "app")
+    assert row[0].startswith("visit_")
     found = publication.published(
         rows(fresh_database, "select schemaname, tablename, attnames::text[] from pg_publication_tables")
     )
-    assert "person_id" in found["canon", "case"]
-    assert "title" not in found["canon", "case"]
+    assert "person_id" in found["canon", "visit"]
+    assert "title" not in found["canon", "visit"]
     assert not migrate.migrate(fresh_database).changed
 
 

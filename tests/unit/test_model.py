@@ -44,6 +44,7 @@ def test_what_is_pointed_at_comes_first_and_parts_follow_their_root():
         "address",
         "email",
         "phone_number",
+        "case",
         "referral",
     )
 
@@ -60,8 +61,13 @@ def test_shipped_fields():
         "address": ["person_id", "street", "city", "state", "postal_code", "country", "label", "is_primary"],
         "email": ["person_id", "address", "label", "is_primary"],
         "phone_number": ["person_id", "number", "label", "is_primary"],
+        "case": [
+            "person_id", "case_number", "registered_on", "closed_on", "workflow", "risk_level", "protection_concerns",
+            "case_worker", "agency", "location_code", "consent_for_services", "consent_to_share",
+        ],
         "referral": [
-            "person_id", "service", "reason", "urgency", "referred_on", "decision", "decided_on", "notes",
+            "person_id", "case_id", "service", "reason", "urgency", "to_agency", "consent", "referred_on", "decision",
+            "decided_on", "notes",
         ],
     }  # fmt: skip
 
@@ -77,7 +83,7 @@ def test_parts_and_roots():
     assert [part.name for part in entities.parts_of("person")] == ["address", "email", "phone_number"]
     assert entities.parts_of("campus") == ()
     assert entities.root_of("email").name == entities.root_of("person").name == "person"
-    assert [root.name for root in entities.roots] == ["campus", "household", "person", "referral"]
+    assert [root.name for root in entities.roots] == ["campus", "household", "person", "case", "referral"]
 
 
 def test_attributes():
@@ -86,6 +92,18 @@ def test_attributes():
     assert person.field("national_id").privacy == "sensitive"
     assert person.field("birth_date").sql_type == "date"
     assert person.field("first_name").normalize == "name"
+
+
+def test_what_protects_a_child_is_decided_by_a_person_and_never_logged():
+    case, referral = model.load()["case"], model.load()["referral"]
+    decided = [case.field(name) for name in ("risk_level", "case_worker", "consent_for_services", "consent_to_share")]
+    decided += [referral.field(name) for name in ("consent", "decision", "reason")]
+    assert [field.name for field in decided if not (field.protected and field.privacy)] == []
+
+
+@pytest.mark.covers("F139")
+def test_every_version_of_a_referral_is_delivered_and_of_nothing_else():
+    assert [entity.name for entity in model.load() if entity.every_change] == ["referral"]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +151,13 @@ def test_a_cycle_of_plain_references_is_cut_and_parts_still_follow():
          "is part of `b`, itself a part"),
         ([record("a"), record("b", reference("x", "a", part=True), reference("y", "a", part=True))],
          "is part of two types"),
+        ([record("a", text("x"), every_change="yes")], "has every_change `yes`"),
+        ([record("a", text("x"), every_change=1)], "has every_change `1`"),
+        ([record("a", text("x"), every_chang=True)], "has the unknown attribute `every_chang`"),
+        ([record("a"), record("b", reference("a_id", "a", part=True), every_change=True)],
+         "(b.avsc) has every_change, and `b` is part of `a`"),
+        ([record("a", every_change=True), record("b", reference("a_id", "a", part=True))],
+         "(a.avsc) has every_change, and `b` is part of `a`"),
         ([record("A", text("x"))], "has the unusable name `A`"),
         ([record("a", text("x"), capture="some")], "has capture `some`"),
         ([record("a", {"name": "x", "type": ["null", "no_such"], "default": None})], "is no valid Avro schema"),
