@@ -21,6 +21,7 @@ from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applier
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
+from streams.outbound import arrivals
 from streams.outbound.agents import NAME as PLAN
 from streams.outbound.agents import PlanAgent
 from streams.outbound.dispatcher import Dispatcher, Systems
@@ -121,7 +122,11 @@ async def _jobs(
         Planner(manifest, lambda _: ()),
         resources.model.order,
         root_type=resources.root_type,
+        ends=arrivals.ends_of(
+            settings.kafka_bootstrap, topics.changes(resources.model.order), settings.kafka_partitions
+        ),
         now=clock.now,
+        every_s=settings.sweep_every_s,
     )
     retention = Retention(resources.app, kept_days=settings.deliveries_kept_days, now=clock.now)
     yield [schedule, Watch(settings), sweeper, retention]

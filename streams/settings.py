@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
     """Where a worker tells Prometheus what it does; 0: it does not. The gateway tells the rest at /metrics."""
+    sweep_every_s: float = Field(default=15.0, gt=0)
+    """From one comparison of the tables with what was planned to the next, while capture is there."""
     deliveries_kept_days: int = Field(default=30, ge=1)
     """How long every call to an external system stays on record, with what it changed."""
 

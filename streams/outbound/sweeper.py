@@ -34,6 +34,8 @@ EVERY_S = 15.0
 WITHOUT_CAPTURE_EVERY_S = 3.0
 BATCH = 5_000
 """Rows of one transaction of the sweep; more only where one transaction changed more rows of one root."""
+AWAY = 2
+"""Intervals after which a sweep that was not at work gives capture and planner their time anew."""
 DEADLOCKS = 5
 
 _SQL = queries("sweep")
@@ -63,6 +65,7 @@ class Scope(NamedTuple):
 class State:
     """`sync.sweep` and the slot, as one look finds them; see the statement `turn`."""
 
+    turned_at: datetime | None
     noted: str | None
     noted_at: datetime | None
     blind: bool
@@ -167,12 +170,15 @@ class Sweeper:
         return _Done(state.captured, finished=finished)
 
     async def _step(self, conn: Conn, state: State) -> Step:
-        window = None
-        if state.noted_at is not None and state.noted is not None:
+        now, interval = self._now(), timedelta(seconds=self._every_s)
+        window, noted_at = None, state.noted_at
+        if noted_at is not None and state.noted is not None:
+            if state.turned_at is not None and now - state.turned_at > AWAY * interval:
+                await conn.execute(_SQL["again"], {"now": now})
+                noted_at = now
             arrived = not state.blind and state.passed and await self._planner_has_read(conn, state)
-            window = Window(state.noted_at, state.blind, arrived)
-        interval = timedelta(seconds=self._every_s)
-        return next_step(window, captured=state.captured, now=self._now(), interval=interval)
+            window = Window(noted_at, state.blind, arrived)
+        return next_step(window, captured=state.captured, now=now, interval=interval)
 
     async def _planner_has_read(self, conn: Conn, state: State) -> bool:
         """Whether the planner has read what was in Kafka when capture had passed the window."""
@@ -188,7 +194,7 @@ class Sweeper:
         """One batch, planned and marked; whether it was the window's last."""
         cursor = await conn.execute(_SQL["window"])
         late, start, end, noted, xid, key = await cursor.fetchone() or ([], "0", "0", "", "0", "")
-        values = {"late": late, "start": start, "end": end, "noted": noted, "xid": xid, "key": key}
+        values: dict[str, Any] = {"late": late, "start": start, "end": end, "noted": noted, "xid": xid, "key": key}
         rows = await self._read(conn, values)
         full = len(rows) == self._batch
         if full:

@@ -66,6 +66,11 @@ def triggers(entity: EntityType) -> dict[str, sql.Composed]:
             " for each statement execute function canon.refuse_truncate()"
         ).format(table),
     }
+    if entity.parent:
+        made["zzz_left_root"] = sql.SQL(
+            "create trigger zzz_left_root after update on {} for each row"
+            " when (old.sync_key is distinct from new.sync_key) execute function sync.note_left_root()"
+        ).format(table)
     if entity.every_change:
         made[EVENT_TRIGGER] = sql.SQL(
             "create trigger zzz_event after insert or update or delete on {}"

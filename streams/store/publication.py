@@ -106,6 +106,7 @@ def ensure_slot(conn: psycopg.Connection[Any]) -> bool:
     try:
         # name, plugin, temporary, two-phase, failover: the slot follows to a standby where one is kept in step.
         conn.execute("select pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)", (NAME,))
+        conn.execute("select sync.capture_begins()")
     except psycopg.Error as error:
         raise Problem(
             "slot_failed",

@@ -2,7 +2,7 @@
 
 -- turn --
 -- Whose turn it is: nobody else sweeps while this row is locked.
-select w.noted::text, w.noted_at, w.blind or w.blind_until is not null as blind, s.found as captured,
+select w.turned_at, w.noted::text, w.noted_at, w.blind or w.blind_until is not null as blind, s.found as captured,
        coalesce(s.confirmed >= w.noted_lsn, false) as passed, w.ends is not null as has_ends
 from sync.sweep w
 cross join lateral (
@@ -19,6 +19,10 @@ where id = 1
 
 -- wait --
 update sync.sweep set turned_at = %(now)s where id = 1
+
+-- again --
+-- Nobody was at work: capture and planner were away too, or had no reason to hurry.
+update sync.sweep set noted_at = %(now)s, turned_at = %(now)s where id = 1
 
 -- expect --
 -- Capture has passed the window: this is how far the planner must have read.
@@ -40,7 +44,7 @@ select array(select x::text from pg_snapshot_xip(swept) x where pg_visible_in_sn
 from sync.sweep where id = 1
 
 -- advance --
-update sync.sweep set through_xid = %(xid)s::xid8, through_key = %(key)s, turned_at = %(now)s where id = 1
+update sync.sweep set through_xid = %(xid)s::xid8, through_key = %(key)s, turned_at = %(now)s, swept_at = %(now)s where id = 1
 
 -- finish --
 with done as (
@@ -68,8 +72,9 @@ order by 1, 2, 4
 on conflict (connection, entity_type, name, org_id) do update set value = c.value + excluded.value
 
 -- blind --
--- Up to now capture did not see everything.
-update sync.sweep set blind_until = pg_current_snapshot() where id = 1
+-- Up to now capture did not see everything. A sweep that is at work finds it out itself, unless the slot is new.
+update sync.sweep set blind_until = pg_current_snapshot()
+where id = (select id from sync.sweep where id = 1 for update skip locked)
 
 -- tell_capture --
 insert into sync.capture_state as s (id, state, code, cause, next_step, lag_bytes, forecast_s, since, at)

@@ -63,7 +63,7 @@ def test_nothing_is_planned_when_all_is_there():
 
 def test_triggers_are_enabled_always():
     planned = sql(canon.plan(ENTITIES, {}))
-    assert sum("enable always trigger" in statement for statement in planned) == 6
+    assert sum("enable always trigger" in statement for statement in planned) == 7
     there = {entity.name: as_planned(entity) for entity in ENTITIES}
     there["case"].triggers["zzz_stamp"] = "O"
     assert sql(canon.plan(ENTITIES, there)) == ['alter table "canon"."case" enable always trigger "zzz_stamp"']

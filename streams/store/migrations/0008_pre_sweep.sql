@@ -53,11 +53,20 @@ create table sync.sweep (
   through_xid xid8,                                       -- the window is swept up to and with this transaction and key
   through_key text,
   turned_at   timestamptz,                                -- somebody was at work
-  swept_at    timestamptz                                 -- a window was finished
+  swept_at    timestamptz                                 -- the mark moved
 );
 comment on table sync.sweep is 'How far the tables have been compared with what was planned.';
 -- What is there already is not swept: it is pushed by `push --all` or a run.
 insert into sync.sweep (id, swept) values (1, pg_current_snapshot());
+
+-- Capture begins anew here: what was committed before may never have been captured. Definer, for the role that makes slots.
+create function sync.capture_begins() returns void
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$ update sync.sweep set blind_until = pg_current_snapshot() where id = 1 $$;
+revoke execute on function sync.capture_begins() from public;
+grant execute on function sync.capture_begins() to syncline_capture;
+comment on function sync.capture_begins() is 'Says that the slot is new.';
 
 create table sync.counter (
   connection  text not null,
