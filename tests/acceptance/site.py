@@ -137,9 +137,13 @@ class Site:
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run SQL as the application's role."""
-        cursor = self.sql.execute(statement, values)
-        return cursor.fetchall() if cursor.description else []
+        """Run SQL as the application's role; once more where it met somebody who had the same rows in another order."""
+        while True:
+            try:
+                cursor = self.sql.execute(statement, values)
+            except psycopg.errors.DeadlockDetected:
+                continue
+            return cursor.fetchall() if cursor.description else []
 
     def value(self, statement: str, *values: object) -> Any:
         """The first column of the first row; None when there is none."""
