@@ -32,8 +32,9 @@ COMMON_CLAUSES: Mapping[str, str] = {
 """What follows the type of a common column; `id` is made per entity type. The trigger fills what has a dull default."""
 
 
-EVENT_TRIGGER = "zzz_event"
-"""Of event-like types only."""
+EVENT_TRIGGER = "000_event"
+"""Of event-like types only. The others come after a user's own; this one before, or a trigger of theirs that edits the
+row once more would have its edit logged before the one that it answers."""
 
 
 @dataclass
@@ -73,9 +74,8 @@ def triggers(entity: EntityType) -> dict[str, sql.Composed]:
         ).format(table)
     if entity.every_change:
         made[EVENT_TRIGGER] = sql.SQL(
-            "create trigger zzz_event after insert or update or delete on {}"
-            " for each row execute function sync.record_event()"
-        ).format(table)
+            "create trigger {} after insert or update or delete on {} for each row execute function sync.record_event()"
+        ).format(sql.Identifier(EVENT_TRIGGER), table)
     return made
 
 
@@ -88,8 +88,10 @@ def log_changes(entity: EntityType, found: Table | None) -> list[sql.Composed]:
     if found is None or entity.every_change == (EVENT_TRIGGER in found.triggers):
         return []
     if entity.every_change:
-        table = sql.Identifier("canon", entity.name)
-        return [sql.SQL(_FIRST_EVENTS).format(entity=sql.Literal(entity.name), table=table)]
+        first = sql.SQL(_FIRST_EVENTS).format(
+            entity=sql.Literal(entity.name), table=sql.Identifier("canon", entity.name)
+        )
+        return [sql.SQL("set local timezone = 'UTC'").format(), first]  # as sync.record_event writes them
     return [
         sql.SQL("drop trigger {} on {}").format(sql.Identifier(EVENT_TRIGGER), sql.Identifier("canon", entity.name)),
         sql.SQL("delete from sync.push_event where entity_type = {}").format(sql.Literal(entity.name)),

@@ -16,8 +16,7 @@ alter default privileges in schema canon, sync, jobs
   grant usage, select on sequences to syncline_app, syncline_applier;
 
 -- Only triggers write tombstones and events, only a migration the history.
-revoke insert, update, delete on sync.tombstone, sync.migration from syncline_app, syncline_applier;
-revoke insert, update on sync.push_event from syncline_app, syncline_applier;
+revoke insert, update, delete on sync.tombstone, sync.push_event, sync.migration from syncline_app, syncline_applier;
 grant select on sync.tombstone to syncline_bulk;
 
 -- The connector's heartbeat query; its columns to read follow the model, see `roles.grant`.

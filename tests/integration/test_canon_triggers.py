@@ -1,6 +1,7 @@
 """What the triggers keep on canonical rows, for every kind of writer."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import psutil
@@ -273,6 +274,118 @@ def test_a_part_may_come_before_its_root_within_a_transaction(app):
 
 def test_plain_references_may_point_at_what_is_not_there_yet(app):
     assert person(app, household_id="household_unknown")["household_id"] == "household_unknown"
+
+
+# the log of event-like types ----------------------------------------------------------------------------------------
+
+
+def referral(conn, **fields):
+    names, places = ", ".join(fields), ", ".join(["%s"] * len(fields))
+    return one(conn, f"insert into canon.referral ({names}) values ({places}) returning *", *fields.values())
+
+
+def edit(conn, entity_id, assignment, *values):
+    return one(conn, f"update canon.referral set {assignment} where id = %s returning *", *values, entity_id)
+
+
+def events(conn, entity_id):
+    query = "select * from sync.push_event where entity_id = %s order by id"
+    return conn.cursor(row_factory=dict_row).execute(query, [entity_id]).fetchall()
+
+
+@pytest.mark.covers("F139")
+def test_every_version_is_logged_in_full_and_in_order(app):
+    row = referral(app, service="food", referred_on="2026-01-31")
+    for assignment in ("decision = 'accepted'", "custom = '{\"pco\": 1}'", "deleted_at = now()"):
+        edit(app, row["id"], assignment)
+    app.execute("delete from canon.referral where id = %s", [row["id"]])
+    referral(app, id=row["id"], service="food")
+
+    logged = events(app, row["id"])
+    assert [event["op"] for event in logged] == ["create", "update", "update", "update", "delete", "create"]
+    assert [event["version"] for event in logged] == [1, 2, 3, 4, 5, 6]
+    assert [event["row"]["decision"] for event in logged] == [None, *["accepted"] * 4, None]
+    assert logged[0]["row"]["referred_on"] == "2026-01-31"
+    assert logged[4]["row"] == logged[3]["row"]
+    assert {(e["org_id"], e["entity_type"], e["sync_key"]) for e in logged} == {
+        ("org_main", "referral", row["sync_key"])
+    }
+    assert set(logged[0]["row"]) == set(row)
+
+
+def test_a_touch_and_other_types_are_not_logged(app):
+    row = referral(app, service="food")
+    assert edit(app, row["id"], "service = service, version = 9, modified_at = now()")["version"] == 2
+    assert len(events(app, row["id"])) == 1
+    assert events(app, person(app)["id"]) == []
+
+
+def test_the_log_says_who_brought_a_version(app, applier):
+    row = referral(applier, service="food", origin="pco", origin_event="e1", modified_at=PAST)
+    edit(app, row["id"], "decision = 'accepted'")
+    app.execute("set role syncline_bulk")
+    edit(app, row["id"], "decision = 'rejected'")
+    app.execute("reset role")
+    with applier.transaction():
+        applier.execute("set local syncline.origin = 'pco'")
+        applier.execute("delete from canon.referral where id = %s", [row["id"]])
+    logged = events(app, row["id"])
+    assert [event["origin"] for event in logged] == ["pco", "local", "bulk", "pco"]
+    assert logged[0]["modified_at"] == PAST
+
+
+def test_the_same_row_looks_the_same_whoever_writes_it(app):
+    app.execute("set timezone = 'Asia/Phnom_Penh'")
+    logged = events(app, referral(app, service="food", deleted_at=PAST)["id"])
+    assert logged[0]["row"]["deleted_at"] == "2020-01-01T00:00:00+00:00"
+
+
+def test_writers_of_one_row_are_logged_in_the_order_in_which_they_had_it(app, connect):
+    row = referral(app, service="0")
+    writers, edits = [connect("app") for _ in range(4)], 25
+
+    def write(conn):
+        for n in range(edits):
+            edit(conn, row["id"], "service = %s", f"{conn.info.backend_pid} {n}")
+
+    with ThreadPoolExecutor(len(writers)) as threads:
+        list(threads.map(write, writers))
+    logged = events(app, row["id"])
+    assert [event["version"] for event in logged] == list(range(1, 4 * edits + 2))
+    now = one(app, "select service from canon.referral where id = %s", row["id"])
+    assert logged[-1]["row"]["service"] == now["service"]
+
+
+def test_a_trigger_of_the_users_that_edits_once_more_does_not_turn_the_order_round(app, connect):
+    owner = connect("owner")
+    owner.execute(
+        """create function pg_temp.once_more() returns trigger language plpgsql as $$ begin
+             update canon.referral set notes = 'seen' where id = new.id and notes is null; return null; end $$"""
+    )
+    owner.execute(
+        "create trigger a_users_own after insert on canon.referral for each row execute function pg_temp.once_more()"
+    )
+    row = referral(owner, service="food")
+    owner.execute("drop trigger a_users_own on canon.referral")
+    assert [(event["op"], event["row"]["notes"]) for event in events(app, row["id"])] == [
+        ("create", None),
+        ("update", "seen"),
+    ]
+
+
+@pytest.mark.parametrize("role", ["app", "applier"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select sync.record_event()",
+        "insert into sync.push_event (entity_id) values ('referral_x')",
+        "update sync.push_event set row = '{}'",
+        "delete from sync.push_event",
+    ],
+)
+def test_nobody_forges_the_log(connect, role, statement):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connect(role).execute(statement)
 
 
 # speed and properties ----------------------------------------------------------------------------------------------

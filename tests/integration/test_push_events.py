@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import psycopg
 import pytest
 
@@ -13,7 +14,7 @@ from connectors import registry
 from connectors.contract import Delivered, Failed
 from connectors.errors import Ambiguous, Rejected
 from streams.settings import Settings
-from streams.store import push_events
+from streams.store import migrate, push_events
 from tests.integration.scripted import Outbound, Sent, outbound_of
 
 pytestmark = pytest.mark.integration
@@ -23,7 +24,7 @@ MANIFEST = replace(SIM, aggregates=tuple(a for a in SIM.aggregates if a.root in 
 
 @pytest.fixture
 async def out(database: Settings, request: pytest.FixtureRequest) -> AsyncIterator[Outbound]:
-    org = f"org_{request.node.name[:40].lower()}"
+    org = f"org_{request.node.name[-40:].lower()}"
     async with outbound_of(database, org, manifest=MANIFEST, delete_policy="delete") as found:
         found.every_change = lambda entity_type: entity_type == "referral"
         found.theirs.answer = lambda sent: Delivered(str(sent["id"] or f"their_{sent['ours']}"), 200)
@@ -146,6 +147,120 @@ async def test_old_versions_go_when_every_system_has_them(out: Outbound) -> None
     await push_events.forget(out.conn, kept_days=30, now=later)
 
     left = await out.conn.execute("select entity_id from sync.push_event where org_id = %s", (out.org,))
-    assert sorted(await left.fetchall()) == sorted(
-        [(done,), (waiting,), (waiting,)]
-    )  # the newest stays for who comes later
+    # the newest stays for who comes later
+    assert sorted(await left.fetchall()) == sorted([(done,), (waiting,), (waiting,)])
+
+
+# the log itself -----------------------------------------------------------------------------------------------------
+
+
+async def log(out: Outbound, entity_id: str) -> list[tuple[int, str]]:
+    query = "select id, op from sync.push_event where entity_id = %s order by id"
+    return await (await out.conn.execute(query, (entity_id,))).fetchall()
+
+
+async def applied(database: Settings, referral: str, origin: str, event: str) -> None:
+    """An edit that came from a connection."""
+    async with await psycopg.AsyncConnection.connect(database.dsn("applier"), autocommit=True) as applier:
+        await applier.execute(
+            "update canon.referral set decision = %s, origin = %s, origin_event = %s where id = %s",
+            (event, origin, event, referral),
+        )
+
+
+async def test_a_batch_asks_for_each_entity_after_its_own_place(out: Outbound, database: Settings) -> None:
+    one, two, own, unknown = [await out.insert("referral", service="food") for _ in range(3)] + ["referral_none"]
+    for each in (one, own):
+        await applied(database, each, "mirror", f"a {each}")
+        await applied(database, each, "mirror", f"b {each}")
+    await out.sql("update canon.referral set decision = 'ours' where id = %s", one)
+    first, _, skipped, last = [event for event, _ in await log(out, one)]
+    (only,) = [event for event, _ in await log(out, two)]
+    created = (await log(out, own))[0][0]
+
+    async def told(*wanted: tuple[str, int]) -> dict[str, tuple[int, bool, int]]:
+        found = await push_events.next_events(out.conn, out.org, "mirror", wanted)
+        return {entity_id: (event.id, event.more, event.passed) for entity_id, event in found.items()}
+
+    asked = await told((one, 0), (two, 0), (own, created), (unknown, 0))
+    assert asked == {one: (first, True, 0), two: (only, False, 0)}
+    assert await told((one, first), (two, only)) == {one: (last, False, skipped)}
+    assert await told() == {}
+    assert await push_events.next_events(out.conn, "another_org", "mirror", [(one, 0)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("passed", "by", "state", "left"),
+    [
+        ("", "mirror", "active", 3),
+        ("first", "mirror", "active", 2),
+        ("last", "mirror", "active", 1),  # the newest of a living one stays
+        ("", "mirror", "disconnected", 1),
+        ("", "", "active", 1),  # nobody wants it
+    ],
+)
+async def test_what_may_go_is_what_every_connection_has_passed(
+    out: Outbound, passed: str, by: str, state: str, left: int
+) -> None:
+    referral = await out.insert("referral", service="food")
+    for decision in ("a", "b"):
+        await out.sql("update canon.referral set decision = %s where id = %s", decision, referral)
+    ids = [event for event, _ in await log(out, referral)]
+    if by:
+        await out.plan(referral)
+        done = {"": 0, "first": ids[0], "last": ids[-1]}[passed]
+        await out.sql("update sync.push_intent set event_done = %s where entity_id = %s", done, referral)
+    await out.sql("update sync.connection set state = %s where org_id = %s", state, out.org)
+
+    await push_events.forget(out.conn, kept_days=30, now=datetime.now(UTC) + timedelta(days=29))
+    assert len(await log(out, referral)) == 3
+    await push_events.forget(out.conn, kept_days=30, now=datetime.now(UTC) + timedelta(days=31))
+    assert [event for event, _ in await log(out, referral)] == ids[-left:]
+
+
+async def test_what_a_connection_brought_does_not_wait_for_it(out: Outbound, database: Settings) -> None:
+    referral = await out.insert("referral", service="food")
+    await out.plan(referral)
+    await out.rounds()
+    for event in ("e1", "e2"):
+        await applied(database, referral, "mirror", event)
+    await push_events.forget(out.conn, kept_days=0, now=datetime.now(UTC) + timedelta(days=1))
+    assert len(await log(out, referral)) == 1
+
+
+async def test_of_a_deleted_entity_the_delete_goes_last(out: Outbound) -> None:
+    referral = await out.insert("referral", service="food")
+    await out.sql("delete from canon.referral where id = %s", referral)
+    later = datetime.now(UTC) + timedelta(days=1)
+    await push_events.forget(out.conn, kept_days=0, now=later)
+    assert [op for _, op in await log(out, referral)] == ["delete"]
+    await push_events.forget(out.conn, kept_days=0, now=later)
+    assert await log(out, referral) == []
+
+
+def test_a_log_begins_with_what_is_there_and_ends_without_gaps(fresh_database: Settings) -> None:
+    def migrated(*, every_change: bool) -> bool:
+        folder = fresh_database.home / "model"
+        folder.mkdir(exist_ok=True)
+        note = {"name": "text", "type": ["null", "string"], "default": None}
+        record = {"type": "record", "name": "visit", "fields": [note], "every_change": every_change}
+        (folder / "visit.avsc").write_bytes(orjson.dumps(record))
+        return migrate.migrate(fresh_database).changed
+
+    def logged() -> list[tuple[str, str]]:
+        return conn.execute("select op, row ->> 'text' from sync.push_event order by id").fetchall()
+
+    migrated(every_change=False)
+    with psycopg.connect(fresh_database.dsn("app"), autocommit=True) as conn:
+        conn.execute("insert into canon.visit (text) values ('before')")
+        assert logged() == []
+        assert migrated(every_change=True)
+        assert not migrated(every_change=True)
+        conn.execute("update canon.visit set text = 'after'")
+        assert logged() == [("create", "before"), ("update", "after")]
+        assert migrated(every_change=False)
+        assert not migrated(every_change=False)
+        conn.execute("update canon.visit set text = 'unseen'")
+        assert logged() == []
+        assert migrated(every_change=True)
+        assert logged() == [("create", "unseen")]
