@@ -1,17 +1,21 @@
 """Capture kept going: publication, slot and connector as they must be, and failed tasks restarted, but not for ever.
 
 `ensure` is what `syncline connectors apply` runs. `watch` runs in the jobs role of the workers; one of them at a time
-acts, held by an advisory lock. A slot that Postgres has given up is not healed by a restart, while Connect goes on to
-report RUNNING and retries: so the slot's own state is read, and capture is left red for a person to see.
+acts, held by an advisory lock. How capture is, `streams.rules.capture_health` judges; it is left in
+`sync.capture_state` for a person to see.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -23,10 +27,15 @@ from connectors.debezium.connect import Connect, Status
 from schemas.model import Model
 from schemas.problems import Problem
 from streams import clock
+from streams.rules import capture_health
+from streams.rules.capture_health import FINE, Growth, Slot, Verdict, judge
 from streams.settings import Settings
 from streams.store import publication, queries
 from streams.store.migrate import model_of
 
+__all__ = ["Budget", "Ensured", "Slot", "Watcher", "decide", "ensure", "read_slot", "slot_lost", "watch"]
+
+_SQL = queries("sweep")
 log = structlog.get_logger(__name__)
 
 RESTARTS = 5
@@ -34,6 +43,7 @@ WINDOW_S = 600.0
 """Restarts of failed tasks allowed within the window; a task that fails more often does not heal by itself."""
 CHECK_EVERY_S = 2.0
 PATIENCE_S = 5.0
+DROP_AGAIN_S = 0.2
 LOCK = 7_310_051_954_882
 """Key of the advisory lock that lets one watcher act."""
 
@@ -42,8 +52,10 @@ SECRETS_FILE = "connect-secrets.properties"
 
 SLOT = """
 select active, wal_status, safe_wal_size, confirmed_flush_lsn::text,
-       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint
-from pg_replication_slots where slot_name = %s
+       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
+       (select nullif(setting::bigint, -1) * 1048576 from pg_settings where name = 'max_slot_wal_keep_size'),
+       coalesce(extract(epoch from statement_timestamp() - inactive_since)::float8, 0), invalidation_reason
+from pg_replication_slots where slot_name = %s and database = current_database()
 """
 
 DROP_SLOT = """
@@ -51,29 +63,9 @@ select pg_drop_replication_slot(slot_name) from pg_replication_slots
 where slot_name = %s and database = current_database()
 """
 
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A row of pg_replication_slots.
-
-    Args:
-        active: a connector is reading it.
-        wal_status: reserved, extended, unreserved (about to be lost) or lost.
-        safe_wal_size: bytes that may still be written before it is in danger; None when unlimited or lost.
-        confirmed: LSN up to which the connector has confirmed.
-        lag_bytes: WAL written since then.
-    """
-
-    active: bool
-    wal_status: str
-    safe_wal_size: int | None
-    confirmed: str
-    lag_bytes: int
-
-    @property
-    def safe(self) -> bool:
-        """Whether everything not yet captured is still there, and will be."""
-        return self.wal_status in ("reserved", "extended")
+END_READER = """
+select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s and active_pid is not null
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +96,7 @@ class Budget:
 
 def decide(status: Status | None, slot: Slot | None, budget: Budget, now: float) -> str:
     """What the watcher does: `fine`, `restart`, `exhausted` (left red), `slot_lost` (left red) or `absent`."""
-    if slot is None or slot.wal_status == "lost":
+    if slot is None or slot.lost:
         return "slot_lost"
     if status is None:
         return "absent"
@@ -132,7 +124,12 @@ def connector_config(settings: Settings, entities: Model) -> dict[str, str]:
 
 def read_slot(row: tuple[Any, ...] | None) -> Slot | None:
     """A row of the query `SLOT`; a lost slot has no lag any more, only a loss."""
-    return Slot(bool(row[0]), str(row[1]), row[2], str(row[3] or ""), int(row[4] or 0)) if row else None
+    if row is None:
+        return None
+    active, wal_status, safe, confirmed, lag, limit, unread_s, reason = row
+    return Slot(
+        bool(active), str(wal_status), safe, confirmed or "", int(lag or 0), limit, max(unread_s, 0.0), reason or ""
+    )
 
 
 async def ensure(
@@ -147,22 +144,40 @@ async def ensure(
         Problem: `publication_failed`, `slot_failed`, `slot_lost`, or one of `connectors.debezium.register.apply`.
     """
     entities = entities or model_of(settings)
-    if new_slot:
-        await _forget(settings, patience_s)
     config = connector_config(settings, entities)
+    if new_slot:
+        await _forget(settings, config, patience_s)
     published, slot = await asyncio.to_thread(_ensure_database, settings, entities, config)
     changed = await register.apply(settings.connect_url, config, patience_s=patience_s)
     await register.allow_any_change(settings.registry_url, register.topics(publication.wanted(entities)))
     return Ensured(published, slot, changed)
 
 
-async def _forget(settings: Settings, patience_s: float) -> None:
-    """Drop the slot, and the connector's offsets with it: `trust_offset` refuses a slot that is ahead of them."""
+async def _forget(settings: Settings, config: Mapping[str, str], patience_s: float) -> None:
+    """Drop the slot, and the connector's offsets with it: `trust_offset` refuses a slot that is ahead of them.
+
+    Connect keeps the offsets of a connector that was deleted, and forgets them only while there is one.
+    """
     async with Connect(settings.connect_url, patience_s=patience_s) as connect:
-        if await connect.config(register.NAME) is not None:
-            await connect.forget_offsets(register.NAME)
+        if await connect.config(register.NAME) is None:
+            await connect.put_config(register.NAME, config)
+        await connect.forget_offsets(register.NAME)
+    deadline = time.monotonic() + patience_s
     async with await psycopg.AsyncConnection.connect(settings.dsn("capture"), autocommit=True) as conn:
-        await conn.execute(DROP_SLOT, (publication.NAME,))
+        while True:
+            try:
+                await conn.execute(DROP_SLOT, (publication.NAME,))
+                return
+            except psycopg.errors.ObjectInUse as error:
+                if time.monotonic() > deadline:
+                    raise Problem(
+                        "slot_failed",
+                        f"the replication slot `{publication.NAME}` is in use by another program",
+                        "Stop who reads it (pg_replication_slots.active_pid), then run this again.",
+                    ) from error
+                # what a connector that was stopped, or killed, has left
+                await conn.execute(END_READER, (publication.NAME,))
+                await asyncio.sleep(DROP_AGAIN_S)
 
 
 def _ensure_database(settings: Settings, entities: Model, config: Mapping[str, str]) -> tuple[bool, bool]:
@@ -173,22 +188,15 @@ def _ensure_database(settings: Settings, entities: Model, config: Mapping[str, s
         slot = read_slot(capture.execute(SLOT, (publication.NAME,)).fetchone())
         # The connector's own first one comes an interval later; until then doctor would call it dead.
         capture.execute(config["heartbeat.action.query"].encode())
-    if slot is not None and slot.wal_status == "lost":
+    if slot is not None and slot.lost:
         raise slot_lost(slot)
     return published, made
 
 
 def slot_lost(slot: Slot | None) -> Problem:
-    """Changes between the slot's position and now are gone from the WAL, or soon will be."""
-    state = (
-        "does not exist" if slot is None else f"is {slot.wal_status} (confirmed up to {slot.confirmed or 'nothing'})"
-    )
-    return Problem(
-        "slot_lost",
-        f"the replication slot `{publication.NAME}` {state}",
-        "Run `syncline connectors apply --new-slot`: capture begins anew, and the sweep then plans every change that "
-        "was not captured.",
-    )
+    """Changes between the slot's position and now are gone from the WAL."""
+    verdict = capture_health.lost(slot)
+    return Problem(verdict.code, verdict.cause, verdict.next_step)
 
 
 async def watch(
@@ -196,13 +204,12 @@ async def watch(
     *,
     every_s: float = CHECK_EVERY_S,
     budget: Budget | None = None,
+    now: Callable[[], datetime] = clock.now,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Look after the connector until cancelled. Whatever is unreachable is logged and looked at again."""
-    budget = budget or Budget()
-    growth = Growth()
-    told = ""
+    """Look after the connector until cancelled. A Postgres that is away is looked for again."""
+    watcher = Watcher(budget or Budget(), free=partial(free_bytes, settings), now=now, monotonic=monotonic)
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(
@@ -211,13 +218,10 @@ async def watch(
                 await _our_turn(conn, every_s, sleep)
                 while True:
                     async with Connect(settings.connect_url, patience_s=PATIENCE_S) as connect:
-                        found = await look(conn, connect, budget, monotonic(), growth)
-                    if found not in (told, "restart"):
-                        (log.info if found == "fine" else log.error)("capture", state=found)
-                        told = found
+                        await watcher.look(conn, connect)
                     await sleep(every_s)
-        except (psycopg.Error, Problem) as error:
-            log.warning("capture_watch_interrupted", cause=type(error).__name__, code=getattr(error, "code", ""))
+        except psycopg.Error as error:
+            log.warning("capture_watch_interrupted", cause=type(error).__name__)
             await sleep(every_s)
 
 
@@ -229,69 +233,82 @@ async def _our_turn(
         await sleep(every_s)
 
 
-async def look(
-    conn: psycopg.AsyncConnection[Any], connect: Connect, budget: Budget, now: float, growth: Growth | None = None
-) -> str:
-    """One look, told in `sync.capture_state`, and one restart if that is what is to do; returns the decision."""
-    slot = read_slot(await (await conn.execute(SLOT, (publication.NAME,))).fetchone())
+def free_bytes(settings: Settings) -> int | None:
+    """What is free where Postgres keeps its data; None where that is another machine."""
     try:
-        status = await connect.status(register.NAME)
-    except Problem as problem:
-        await _tell(conn, problem, slot, None)
-        raise
-    decision = decide(status, slot, budget, now)
-    forecast_s = growth.forecast_s(slot, now) if growth and slot else None
-    await _tell(conn, problem_of(decision, slot, status), slot, forecast_s)
-    if decision == "restart" and status is not None:
-        log.warning("capture_restart", part=status.failed[0].name, cause=status.failed[0].cause)
-        await connect.restart_failed(register.NAME)
-    return decision
+        return shutil.disk_usage(settings.home / "postgres").free
+    except OSError:
+        return None
 
 
-class Growth:
-    """How fast the room of the slot goes: what is left of it at the pace of the last minute."""
+class Watcher:
+    """What the watch remembers from one look to the next: restarts, the pace of growth, what it told last.
 
-    def __init__(self, over_s: float = 60.0) -> None:
-        self._over_s = over_s
-        self._seen: deque[tuple[float, int]] = deque()
+    Args:
+        free: bytes that are free on the disk of the WAL, None when unknown.
+    """
 
-    def forecast_s(self, slot: Slot, now: float) -> float | None:
-        """Seconds until the slot is in danger of being lost; None when it is not in sight."""
-        if slot.safe_wal_size is None:
-            return None
-        self._seen.append((now, slot.safe_wal_size))
-        while now - self._seen[0][0] > self._over_s:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        lost = before - slot.safe_wal_size
-        return slot.safe_wal_size * (now - then) / lost if lost > 0 and now > then else None
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        free: Callable[[], int | None] = lambda: None,
+        now: Callable[[], datetime] = clock.now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget, self._free, self._now, self._monotonic = budget, free, now, monotonic
+        self._growth = Growth()
+        self._told = ("", "")
+
+    async def look(self, conn: psycopg.AsyncConnection[Any], connect: Connect) -> str:
+        """One look, told in `sync.capture_state`, and one restart if that is what is to do; returns the decision.
+
+        The slot's loss is told before Connect is asked, which may take long to answer and knows nothing of it.
+        """
+        slot = read_slot(await (await conn.execute(SLOT, (publication.NAME,))).fetchone())
+        if slot is None or slot.lost:
+            await conn.execute(_SQL["blind"].encode())
+            await self._tell(conn, slot, capture_health.lost(slot), None)
+            return "slot_lost"
+        forecast_s = self._growth.forecast_s((slot.safe_wal_size, self._free()), self._monotonic())
+        try:
+            status = await connect.status(register.NAME)
+        except Problem as problem:
+            decision, status = "unreachable", None
+            connector = Verdict("red", problem.code, problem.cause, problem.next_step)
+        else:
+            decision = decide(status, slot, self._budget, self._monotonic())
+            connector = of_connector(decision, status)
+        await self._tell(conn, slot, judge(slot, connector, forecast_s), forecast_s)
+        if decision == "restart" and status is not None:
+            log.warning("capture_restart", part=status.failed[0].name, cause=status.failed[0].cause)
+            with contextlib.suppress(Problem):  # the next look sees what became of it
+                await connect.restart_failed(register.NAME)
+        return decision
+
+    async def _tell(
+        self, conn: psycopg.AsyncConnection[Any], slot: Slot | None, verdict: Verdict, forecast_s: float | None
+    ) -> None:
+        lag_bytes = slot.lag_bytes if slot else None
+        told = asdict(verdict) | {"lag_bytes": lag_bytes, "forecast_s": forecast_s, "now": self._now()}
+        await conn.execute(_SQL["tell_capture"].encode(), told)
+        if (verdict.state, verdict.code) != self._told:
+            self._told = verdict.state, verdict.code
+            say = {"ok": log.info, "warning": log.warning, "red": log.error}[verdict.state]
+            say("capture", state=verdict.state, code=verdict.code, cause=verdict.cause)
 
 
-def problem_of(decision: str, slot: Slot | None, status: Status | None) -> Problem | None:
-    """What is wrong with capture; None when nothing is."""
+def of_connector(decision: str, status: Status | None) -> Verdict:
+    """What Connect says, as a verdict; `decision` as of `decide`."""
     failed = status.failed[0] if status and status.failed else None
+    cause = f"{failed.name}: {failed.cause}" if failed else ""
     match decision:
-        case "fine":
-            return None
-        case "slot_lost":
-            return slot_lost(slot)
         case "absent":
-            return Problem("connector_absent", "the connector is not there", "Run `syncline connectors apply`.")
+            return Verdict("red", "connector_absent", "the connector is not there", "Run `syncline connectors apply`.")
+        case "restart":
+            return Verdict("warning", "connector_restarted", cause, "See `syncline logs connect` if it comes again.")
+        case "exhausted":
+            step = "See `syncline logs connect`, mend it, then run `syncline connectors apply`."
+            return Verdict("red", "connector_failed", cause, step)
         case _:
-            cause = f"{failed.name}: {failed.cause}" if failed else "a task failed"
-            return Problem("connector_failed", cause, "See `syncline logs connect`, mend it, `connectors apply`.")
-
-
-async def _tell(
-    conn: psycopg.AsyncConnection[Any], problem: Problem | None, slot: Slot | None, forecast_s: float | None
-) -> None:
-    told = {
-        "state": "red" if problem else "ok",
-        "code": problem.code if problem else "ok",
-        "cause": problem.cause if problem else "",
-        "next_step": problem.next_step if problem else "",
-        "lag_bytes": slot.lag_bytes if slot else None,
-        "forecast_s": forecast_s,
-        "now": clock.now(),
-    }
-    await conn.execute(queries("sweep")["tell_capture"].encode(), told)
+            return FINE

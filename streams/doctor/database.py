@@ -12,7 +12,9 @@ from connectors.debezium import register
 from schemas.model import Model
 from schemas.problems import Problem
 from streams import capture, slots
+from streams.doctor import completeness
 from streams.doctor.findings import Check, from_faults, from_problem, ok, red, warn
+from streams.rules import capture_health
 from streams.settings import Settings
 from streams.store import canon, migrate, publication, roles
 
@@ -20,8 +22,6 @@ OLDEST = 180_000
 """Postgres 18: uuidv7() makes the ids."""
 CONNECT_TIMEOUT_S = 3
 HEARTBEATS_MISSED = 4
-LAG_WARN = 0.5
-"""Share of max_slot_wal_keep_size."""
 
 Connection = psycopg.Connection[Any]
 LOGINS = {"app": roles.APP, "applier": roles.APPLIER, "owner": "", "capture": roles.CAPTURE}
@@ -47,6 +47,7 @@ def check(settings: Settings, entities: Model, now: datetime) -> list[Check]:
             lambda: _heartbeat(conn, settings, entities),
             lambda: _workers(conn),
             lambda: _polls(conn, now),
+            *completeness.checks(conn, settings, now),
         )
         return found + [_guarded(step) for step in steps]
 
@@ -149,15 +150,13 @@ def publication_check(found: dict[tuple[str, str], frozenset[str]], entities: Mo
 
 
 def _slot(conn: Connection) -> Check:
-    limit = _value(conn, "select setting::bigint from pg_settings where name = 'max_slot_wal_keep_size'")
-    row = conn.execute(capture.SLOT, (publication.NAME,)).fetchone()
-    return slot_check(capture.read_slot(row), int(limit) * 2**20)
+    return slot_check(capture.read_slot(conn.execute(capture.SLOT, (publication.NAME,)).fetchone()))
 
 
-def slot_check(slot: capture.Slot | None, limit_bytes: int) -> Check:
-    """The slot as Postgres has it; `limit_bytes` is max_slot_wal_keep_size, negative when unlimited."""
+def slot_check(slot: capture.Slot | None) -> Check:
+    """The slot as Postgres has it."""
     name = "replication slot"
-    if slot is None or slot.wal_status == "lost":
+    if slot is None or slot.lost:
         return from_problem(name, capture.slot_lost(slot))
     behind = f"{slot.lag_bytes / 2**20:.1f} MiB behind"
     if not slot.safe:
@@ -165,7 +164,7 @@ def slot_check(slot: capture.Slot | None, limit_bytes: int) -> Check:
         return red(name, f"is {slot.wal_status}, {behind}", step)
     if not slot.active:
         return red(name, f"nobody reads it, {behind}", "Start Kafka Connect, then run `syncline connectors apply`.")
-    if 0 < limit_bytes * LAG_WARN < slot.lag_bytes:
+    if slot.filled >= capture_health.HALF:
         return warn(name, f"{behind}, more than half of max_slot_wal_keep_size", "Look why the connector is slow.")
     return ok(name, f"active, {slot.wal_status}, {behind}")
 

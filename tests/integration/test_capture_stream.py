@@ -196,9 +196,44 @@ async def test_a_new_slot_begins_anew(running, app, tail):
     assert record.after["id"] == entity_id
 
 
+def lose_slot(running):
+    """As an administrator's mistake would: the reader is ended and the slot dropped before it comes back."""
+    deadline = time.monotonic() + 20
+    with psycopg.connect(running.dsn("admin"), autocommit=True) as admin:
+        while admin.execute("select 1 from pg_replication_slots where slot_name = 'syncline'").fetchone():
+            assert time.monotonic() < deadline
+            admin.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where active")
+            try:
+                admin.execute("select pg_drop_replication_slot('syncline')")
+            except psycopg.errors.ObjectInUse:
+                continue
+
+
+@pytest.mark.covers("C20")
+@pytest.mark.parametrize("connector", ["runs", "was deleted"])
+async def test_a_dropped_slot_is_red_and_comes_back_whatever_connect_remembers(running, app, tail, connector):
+    """Connect keeps the offsets of a connector that was deleted; both lie before the new slot."""
+    lose_slot(running)
+    if connector == "was deleted":
+        async with httpx.AsyncClient(base_url=running.connect_url, timeout=30) as http:
+            (await http.delete("/connectors/syncline")).raise_for_status()
+    person(app)  # never captured
+    findings = {finding.name: finding for finding in await doctor.check(running)}
+    told = findings["replication slot"]
+    assert (told.state, "--new-slot" in told.next_step) == ("red", True)
+
+    ensured = await capture.ensure(running, new_slot=True)
+    assert ensured.slot
+    entity_id, key = person(app)
+    (record,) = await tail(1, {key}, wait_s=60)
+    assert record.after["id"] == entity_id
+    blind = app.execute("select blind_until is not null from sync.sweep").fetchone()
+    assert blind == (True,)
+
+
 async def test_the_watcher_finds_a_healthy_connector_fine(running):
     async with (
         await psycopg.AsyncConnection.connect(running.dsn("app"), autocommit=True) as conn,
         capture.Connect(running.connect_url) as connect,
     ):
-        assert await capture.look(conn, connect, capture.Budget(), 0.0) == "fine"
+        assert await capture.Watcher(capture.Budget()).look(conn, connect) == "fine"

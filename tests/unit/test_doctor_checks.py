@@ -1,20 +1,24 @@
 """Findings from what was found, without the parts."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from connectors.debezium.connect import Status, Task
 from schemas import model
 from streams import capture, topics
-from streams.doctor import broker, connector, database, local
+from streams.doctor import broker, completeness, connector, database, local
 from streams.settings import Settings
 from streams.store import publication
 
 ENTITIES = model.load()
 GIB = 2**30
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def slot(**changes):
     values = {"active": True, "wal_status": "reserved", "safe_wal_size": GIB, "confirmed": "0/1", "lag_bytes": 0}
+    values |= {"limit_bytes": GIB}
     return capture.Slot(**(values | changes))
 
 
@@ -32,14 +36,14 @@ def slot(**changes):
     ],
 )
 def test_the_slots_own_state_decides(found, state, says):
-    check = database.slot_check(found, GIB)
+    check = database.slot_check(found)
     assert check.state == state
     assert says in check.detail
     assert bool(check.next_step) == (state != "ok")
 
 
 def test_an_unlimited_slot_is_not_measured_against_a_limit():
-    assert database.slot_check(slot(lag_bytes=10 * GIB), -(2**20)).state == "ok"
+    assert database.slot_check(slot(lag_bytes=10 * GIB, limit_bytes=None)).state == "ok"
 
 
 def published():
@@ -120,3 +124,33 @@ def test_the_key_file_is_there_and_private(tmp_path, content, mode, state):
     check = local.check_key(Settings(home=tmp_path))
     assert check.state == state
     assert KEY not in check.detail
+
+
+@pytest.mark.parametrize(
+    ("turned_s", "swept_s", "missed", "state", "says"),
+    [
+        (None, None, 0, "warn", "never run"),
+        (3.0, None, 0, "ok", "just begun"),
+        (3.0, 70.0, 0, "ok", "missed nothing"),
+        (3.0, 70.0, 4, "ok", "found 4 changes"),
+        (3.0, 300.0, 0, "red", "has not moved for 300 s"),
+        (300.0, 310.0, 0, "warn", "last ran 300 s ago"),
+    ],
+)
+def test_a_sweep_that_does_not_move_is_red(turned_s, swept_s, missed, state, says):
+    check = completeness.sweep_check(turned_s, swept_s, 15.0, missed)
+    assert check.state == state
+    assert says in check.detail
+    assert bool(check.next_step) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("found", "age_s", "state"),
+    [("ok", 2, "ok"), ("ok", 31, "warn"), ("warning", 2, "warn"), ("red", 2, "red"), ("red", 31, "warn")],
+)
+def test_the_watch_over_capture_is_told_as_it_was_last(found, age_s, state):
+    row = {"state": found, "cause": "because", "next_step": "Mend it.", "at": NOW, "since": NOW}
+    check = completeness.capture_check(row, NOW + timedelta(seconds=age_s))
+    assert check.state == state
+    assert bool(check.next_step) == (state != "ok")
+    assert completeness.capture_check(None, NOW).state == "warn"
