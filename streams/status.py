@@ -17,10 +17,11 @@ from typing import Any
 import psutil
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from psycopg.rows import dict_row
 
 from schemas.problems import Problem
 from streams.settings import Settings
-from streams.store import operations
+from streams.store import operations, queries
 
 KAFKA_TIMEOUT_S = 5.0
 POSTGRES_TIMEOUT_S = 5
@@ -34,7 +35,9 @@ async def gather(settings: Settings, org_id: str, now: datetime) -> Json:
     Returns:
         `{"home", "org", "postgres": {"dsn"}, "kafka": {"bootstrap"}, "connect": {"url"}, "registry": {"url"},
         "gateway": {"url", "token"}, "components": {name: {"state", "pid", …}}, "workers": [{"pid", "roles"}],
-        "connections": […], "dead_letters": N, "lag": {consumer: {topic: records}}, "unreachable": {name: cause}}`
+        "connections": […], "dead_letters": N,
+        "capture": {"state", "code", "cause", "next_step", "lag_bytes", "forecast_s", "since", "at"} or None,
+        "lag": {consumer: {topic: records}}, "unreachable": {name: cause}}`
     """
     unreachable: dict[str, str] = {}
     components = await asyncio.to_thread(_components, settings.home)
@@ -106,6 +109,7 @@ async def _from_postgres(settings: Settings, org_id: str, now: datetime, unreach
                 "connections": await operations.overview(conn, org_id, now),
                 "dead_letters": await operations.count_dead_letters(conn, org_id),
                 "progress": await operations.progress(conn),
+                "capture": await _capture(conn),
             }
     except psycopg.errors.UndefinedTable:
         unreachable["postgres"] = "the database is not migrated; run `syncline migrate`"
@@ -113,7 +117,15 @@ async def _from_postgres(settings: Settings, org_id: str, now: datetime, unreach
         unreachable["postgres"] = str(failure).partition("\n")[0]
     except Problem as problem:
         unreachable["postgres"] = problem.cause
-    return {"connections": [], "dead_letters": None, "progress": {}}
+    return {"connections": [], "dead_letters": None, "progress": {}, "capture": None}
+
+
+async def _capture(conn: psycopg.AsyncConnection[Any]) -> Json | None:
+    """What the watch over capture saw last."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(queries("sweep")["capture_state"].encode())
+        found = await cursor.fetchone()
+    return found and found | {"since": found["since"].isoformat(), "at": found["at"].isoformat()}
 
 
 async def _lag(
