@@ -13,7 +13,7 @@ from typing import NoReturn
 import uvloop
 
 from connectors.contract import ExternalRecord
-from streams import capture, clock, logging, metrics, topics, worker
+from streams import capture_watch, clock, logging, metrics, topics, worker
 from streams.agents import AgentSpec
 from streams.inbound import publish
 from streams.inbound.agents import NAME as APPLY
@@ -37,7 +37,7 @@ ROLES = ("plan", "apply", "dispatch", "jobs")
 
 
 class Watch:
-    """The service that looks after the connector; see `streams.capture`."""
+    """The service that looks after the connector; see `streams.capture_watch`."""
 
     name = "capture"
 
@@ -47,7 +47,7 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until `stop`."""
-        self._watching = asyncio.create_task(capture.watch(self._settings))
+        self._watching = asyncio.create_task(capture_watch.watch(self._settings))
         await self._watching
 
     async def stop(self) -> None:

@@ -153,7 +153,7 @@ def _slot(conn: Connection) -> Check:
     return slot_check(capture.read_slot(conn.execute(capture.SLOT, (publication.NAME,)).fetchone()))
 
 
-def slot_check(slot: capture.Slot | None) -> Check:
+def slot_check(slot: capture_health.Slot | None) -> Check:
     """The slot as Postgres has it."""
     name = "replication slot"
     if slot is None or slot.lost:

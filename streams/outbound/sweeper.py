@@ -72,6 +72,7 @@ class State:
     captured: bool
     passed: bool
     has_ends: bool
+    restored: bool
 
 
 class Sweeper:
@@ -153,6 +154,10 @@ class Sweeper:
                 state = await cursor.fetchone()
             if state is None:
                 return None
+            if state.restored:
+                await conn.execute(_SQL["restored"], {"now": self._now()})
+                _log.error("swept_snapshots_of_another_server", next="everything since is swept")
+                return _Done(state.captured)
             step = await self._step(conn, state)
             if step == "note":
                 if noting:

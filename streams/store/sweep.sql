@@ -3,13 +3,22 @@
 -- turn --
 -- Whose turn it is: nobody else sweeps while this row is locked.
 select w.turned_at, w.noted::text, w.noted_at, w.blind or w.blind_until is not null as blind, s.found as captured,
-       coalesce(s.confirmed >= w.noted_lsn, false) as passed, w.ends is not null as has_ends
+       coalesce(s.confirmed >= w.noted_lsn, false) as passed, w.ends is not null as has_ends,
+       pg_snapshot_xmax(w.swept) > pg_snapshot_xmax(pg_current_snapshot()) as restored
 from sync.sweep w
 cross join lateral (
   select coalesce(bool_or(wal_status <> 'lost'), false) as found, max(confirmed_flush_lsn) as confirmed
   from pg_replication_slots where slot_name = %(slot)s and database = current_database()) s
 where id = 1
 for update of w skip locked
+
+-- restored --
+-- A dump was loaded into a server that counts transactions from its own beginning: no snapshot of the old one proves
+-- anything here. Whatever has changed since is swept, and more; what they hold already ends at the comparison with it.
+with connections as (update sync.connection set made_snapshot = '3:3:'),
+intents as (update sync.push_intent set planned_snapshot = null where planned_snapshot is not null),
+left_roots as (delete from sync.left_root)
+update sync.sweep set swept = '3:3:', noted = null, blind_until = pg_current_snapshot(), turned_at = %(now)s where id = 1
 
 -- note --
 -- A window ends here. The position is read after the snapshot, so that every commit it sees lies before.

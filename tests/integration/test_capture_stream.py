@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from connectors.debezium import register
 from schemas.codec import Codec
 from schemas.registry import Registry
-from streams import capture, doctor, topics
+from streams import capture, capture_watch, doctor, topics
 from streams.store.migrate import migrate, model_of
 
 pytestmark = pytest.mark.integration
@@ -236,4 +236,4 @@ async def test_the_watcher_finds_a_healthy_connector_fine(running):
         await psycopg.AsyncConnection.connect(running.dsn("app"), autocommit=True) as conn,
         capture.Connect(running.connect_url) as connect,
     ):
-        assert await capture.Watcher(capture.Budget()).look(conn, connect) == "fine"
+        assert await capture_watch.Watcher(capture_watch.Budget()).look(conn, connect) == "fine"

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from connectors.debezium.connect import Connect
-from streams import capture
+from streams import capture_watch
 from streams.store import publication
 from tests.integration.scripted import NOW
 
@@ -31,13 +31,13 @@ class FailingWorker:
 
 async def test_a_task_that_keeps_failing_is_restarted_five_times_and_then_left_red(database):
     worker = FailingWorker()
-    budget = capture.Budget()
+    budget = capture_watch.Budget()
     async with (
         await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as conn,
         Connect("http://connect", transport=httpx.MockTransport(worker)) as connect,
     ):
         ticks = iter(range(0, 1000, 5))
-        watcher = capture.Watcher(budget, now=lambda: NOW, monotonic=lambda: next(ticks))
+        watcher = capture_watch.Watcher(budget, now=lambda: NOW, monotonic=lambda: next(ticks))
         decisions = [await watcher.look(conn, connect) for n in range(8)]
 
     assert decisions == ["restart"] * 5 + ["exhausted"] * 3
@@ -74,8 +74,8 @@ async def test_a_slot_that_is_gone_is_red_whatever_connect_says_and_said_once(da
         await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as conn,
         Connect("http://connect", transport=httpx.MockTransport(Running())) as connect,
     ):
-        watcher = capture.Watcher(
-            capture.Budget(), now=lambda: NOW + timedelta(seconds=next(seconds)), monotonic=lambda: 0.0
+        watcher = capture_watch.Watcher(
+            capture_watch.Budget(), now=lambda: NOW + timedelta(seconds=next(seconds)), monotonic=lambda: 0.0
         )
         with capture_logs() as logs:
             for _ in range(2):
@@ -107,7 +107,9 @@ async def test_a_connect_that_hangs_does_not_hide_that_the_slot_is_gone(database
             await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as conn,
             Connect("http://connect", transport=httpx.MockTransport(hangs)) as connect,
         ):
-            await capture.Watcher(capture.Budget(), now=lambda: NOW, monotonic=lambda: 0.0).look(conn, connect)
+            await capture_watch.Watcher(capture_watch.Budget(), now=lambda: NOW, monotonic=lambda: 0.0).look(
+                conn, connect
+            )
             assert (await told(conn))[:2] == ("red", "slot_lost")
     finally:
         make_slot(database)
@@ -121,7 +123,7 @@ async def test_a_connect_that_does_not_answer_is_red(database):
         await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as conn,
         Connect("http://connect", transport=httpx.MockTransport(away), patience_s=0) as connect,
     ):
-        watcher = capture.Watcher(capture.Budget(), now=lambda: NOW, monotonic=lambda: 0.0)
+        watcher = capture_watch.Watcher(capture_watch.Budget(), now=lambda: NOW, monotonic=lambda: 0.0)
         assert await watcher.look(conn, connect) == "unreachable"
         assert (await told(conn))[:2] == ("red", "connect_unreachable")
 
@@ -139,14 +141,14 @@ async def test_only_one_watcher_acts_and_the_next_one_waits_its_turn(database):
             raise Enough
 
     async with await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as other:
-        await other.execute("select pg_advisory_lock(%s)", (capture.LOCK,))
+        await other.execute("select pg_advisory_lock(%s)", (capture_watch.LOCK,))
         with pytest.raises(Enough):
-            await capture.watch(database, every_s=7, sleep=sleep)
+            await capture_watch.watch(database, every_s=7, sleep=sleep)
     assert slept == [7, 7, 7]
 
 
 async def test_a_connect_that_is_away_is_looked_at_again(database, monkeypatch):
-    monkeypatch.setattr(capture, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(capture_watch, "PATIENCE_S", 0.0)
     away = database.model_copy(update={"connect_url": "http://127.0.0.1:9"})
     slept = []
 
@@ -156,4 +158,4 @@ async def test_a_connect_that_is_away_is_looked_at_again(database, monkeypatch):
             raise Enough
 
     with pytest.raises(Enough):
-        await capture.watch(away, sleep=sleep)
+        await capture_watch.watch(away, sleep=sleep)

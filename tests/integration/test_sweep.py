@@ -395,6 +395,22 @@ async def test_behind_a_new_slot_the_gap_is_swept_at_once(
         assert (await wished(out))[after] == (1, "swept")
 
 
+async def test_snapshots_of_another_server_prove_nothing(database: Settings, pool: AsyncConnectionPool) -> None:
+    """A dump of a server that counted further was loaded here."""
+    async with outbound_of(database, "org_restored") as out:
+        person = await out.insert()
+        await out.plan(person)
+        theirs = "9000000000:9000000001:"
+        await out.sql("update sync.push_intent set planned_snapshot = %s::text::pg_snapshot", theirs)
+        await out.sql("update sync.connection set made_snapshot = %s::text::pg_snapshot", theirs)
+        await out.sql("update sync.sweep set swept = %s::text::pg_snapshot", theirs)
+        await out.sql("update canon.person set last_name = 'Here' where id = %s", person)
+        sweeping = Sweeping(database, pool)
+        await sweeping.turns(2)
+
+        assert await wished(out) == {person: (2, "swept")}
+
+
 async def test_two_sweepers_do_not_meet(database: Settings, pool: AsyncConnectionPool) -> None:
     async with outbound_of(database, "org_two") as out:
         await Sweeping(database, pool).turns()

@@ -4,16 +4,17 @@ import pytest
 
 from connectors.debezium import connect, register
 from schemas import model
-from streams import capture
+from streams import capture_watch
+from streams.rules import capture_health
 from streams.store import publication
 
 RUNNING = connect.Task("connector", "RUNNING")
 FAILED = connect.Task("task 0", "FAILED", "PSQLException: gone")
-FINE_SLOT = capture.Slot(active=True, wal_status="reserved", safe_wal_size=1, confirmed="0/1", lag_bytes=0)
+FINE_SLOT = capture_health.Slot(active=True, wal_status="reserved", safe_wal_size=1, confirmed="0/1", lag_bytes=0)
 
 
 def slot(wal_status):
-    return capture.Slot(active=False, wal_status=wal_status, safe_wal_size=None, confirmed="0/1", lag_bytes=0)
+    return capture_health.Slot(active=False, wal_status=wal_status, safe_wal_size=None, confirmed="0/1", lag_bytes=0)
 
 
 def config():
@@ -22,11 +23,11 @@ def config():
 
 
 def test_a_failed_task_is_restarted_a_bounded_number_of_times():
-    budget = capture.Budget(restarts=5, window_s=600)
+    budget = capture_watch.Budget(restarts=5, window_s=600)
     status = connect.Status(RUNNING, (FAILED,))
-    decisions = [capture.decide(status, FINE_SLOT, budget, now) for now in (0, 10, 20, 30, 40, 50, 60, 599)]
+    decisions = [capture_watch.decide(status, FINE_SLOT, budget, now) for now in (0, 10, 20, 30, 40, 50, 60, 599)]
     assert decisions == ["restart"] * 5 + ["exhausted"] * 3
-    assert capture.decide(status, FINE_SLOT, budget, 600) == "restart"
+    assert capture_watch.decide(status, FINE_SLOT, budget, 600) == "restart"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_failed_task_is_restarted_a_bounded_number_of_times():
     ],
 )
 def test_decisions(status, slot, decision):
-    assert capture.decide(status, slot, capture.Budget(), 0.0) == decision
+    assert capture_watch.decide(status, slot, capture_watch.Budget(), 0.0) == decision
 
 
 def test_the_innermost_cause_is_what_a_person_reads():

@@ -6,8 +6,9 @@ import pytest
 
 from connectors.debezium.connect import Status, Task
 from schemas import model
-from streams import capture, topics
+from streams import topics
 from streams.doctor import broker, completeness, connector, database, local
+from streams.rules import capture_health
 from streams.settings import Settings
 from streams.store import publication
 
@@ -19,7 +20,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def slot(**changes):
     values = {"active": True, "wal_status": "reserved", "safe_wal_size": GIB, "confirmed": "0/1", "lag_bytes": 0}
     values |= {"limit_bytes": GIB}
-    return capture.Slot(**(values | changes))
+    return capture_health.Slot(**(values | changes))
 
 
 @pytest.mark.parametrize(

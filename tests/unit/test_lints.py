@@ -84,6 +84,7 @@ SQL_READERS = {
     "streams/store/migrations/0003_pre_canon_triggers.sql": "canon.stamp records when plain SQL edited a row",
     "streams/store/migrations/0009_pre_delivery.sql": "makes the first partitions, once; later ones are told the day",
     "streams/store/migrations/0010_pre_push_event.sql": "sync.record_event records when a row was deleted",
+    "streams/capture.py": "the age of a time that Postgres wrote, by the same clock",
     "streams/doctor/database.py": "the age of a time that Postgres wrote, by the same clock",
     "streams/progress.py": "records when an offset was stored",
     "streams/store/credentials.py": "records when a secret was stored",
