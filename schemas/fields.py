@@ -69,6 +69,7 @@ class Aggregate:
         fields: the root's fields.
         parts: the kinds of parts it holds.
         archive: what an archived record holds there, payload key -> value; empty when they cannot archive.
+        marker: payload key that carries our id of the root in records we made; empty when they keep none.
     """
 
     external_type: str
@@ -76,3 +77,4 @@ class Aggregate:
     fields: tuple[Field, ...]
     parts: tuple[Part, ...] = ()
     archive: Mapping[str, Json] = default(default_factory=dict, hash=False)
+    marker: str = ""

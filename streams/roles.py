@@ -21,6 +21,7 @@ from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applier
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
+from streams.inbound.waiting import Waiting
 from streams.outbound import arrivals
 from streams.outbound.agents import NAME as PLAN
 from streams.outbound.agents import PlanAgent
@@ -75,7 +76,9 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
         if "plan" in roles:
             agents += _planning(resources, dispatcher.wake, notify="dispatch" not in roles)
         if "apply" in roles:
-            agents.append(_applying(resources, dispatcher.wake))
+            applier = Applier(resources.model, manifest, clock.now)
+            agents.append(_applying(resources, applier, dispatcher.wake))
+            services.append(Waiting(resources.applier, resources.codec, applier.apply, now=clock.now))
         if "dispatch" in roles:
             services.append(dispatcher)
         running = worker.Worker(settings, roles=roles, agents=agents, services=services)
@@ -97,9 +100,8 @@ def _planning(resources: Resources, wake: Callable[[], None], *, notify: bool) -
     return [links.spec(), AgentSpec(PLAN, topics.changes(resources.model.order), plan)]
 
 
-def _applying(resources: Resources, wake: Callable[[], None]) -> AgentSpec:
+def _applying(resources: Resources, applier: Applier, wake: Callable[[], None]) -> AgentSpec:
     """The agent `inbound.apply`."""
-    applier = Applier(resources.model, manifest, clock.now)
     apply = ApplyAgent(resources.applier, resources.codec, applier, now=clock.now, wake=wake)
     return AgentSpec(APPLY, (topics.INBOUND,), apply)
 

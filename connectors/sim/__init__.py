@@ -29,7 +29,7 @@ import httpx
 from connectors.contract import CreateTier, ExternalRecord
 from connectors.sim import records
 from connectors.sim.client import SimClient
-from connectors.sim.fields import MANIFEST
+from connectors.sim.fields import MANIFEST, MARKER
 from connectors.sim.settings import SimSettings
 
 
@@ -40,7 +40,9 @@ class Sim:
 
     def __init__(self, tier: CreateTier) -> None:
         name = f"sim-{tier.value.replace('_', '-')}"
-        self.manifest = replace(MANIFEST, name=name, title=f"Sim ({name[4:]})", create_tier=tier)
+        marker = MARKER if tier is CreateTier.SEARCH else ""
+        aggregates = tuple(replace(each, marker=marker) for each in MANIFEST.aggregates)
+        self.manifest = replace(MANIFEST, name=name, title=f"Sim ({name[4:]})", create_tier=tier, aggregates=aggregates)
 
     def open(self, settings: Any, http: httpx.AsyncClient) -> SimClient:
         """The client of one connection."""

@@ -10,12 +10,11 @@ import orjson
 from connectors.contract import ExternalRecord, Op, Page
 from connectors.errors import Ambiguous, Rejected, Suspicious
 from connectors.http import Answer
-from connectors.sim.fields import MARKER
 from schemas.fields import Json
 from schemas.problems import Problem
 
 WEBHOOK_TYPE = "record.changed"
-_OWN = frozenset({"id", MARKER, "version", "updated_at"})
+_OWN = frozenset({"id", "version", "updated_at"})
 
 
 def record(kind: str, item: Json) -> ExternalRecord:

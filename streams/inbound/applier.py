@@ -24,7 +24,7 @@ from connectors.contract import Manifest
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.inbound import dead_letters, folding, reading, refusals, writing
+from streams.inbound import dead_letters, folding, reading, refusals, waiting, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
 from streams.store import connections, queries
@@ -45,7 +45,7 @@ class Applied:
 
     Args:
         decisions: (connection, decision) -> events. `held` ones are not in the ledger: they will be read again when
-            their connection works or their type is live.
+            their connection works or their type is live; nor are `waiting` ones, see `streams.inbound.waiting`.
         corrections: pushes that were planned because they hold something else than we do now.
     """
 
@@ -133,7 +133,7 @@ class Applier:
             return
         try:
             async with conn.transaction():
-                entries, corrections = await self._apply_unit(conn, unit, events)
+                entries, corrections, waits = await self._apply_unit(conn, unit, events)
         except Exception as error:
             if refusals.passes_by_waiting(error):
                 raise
@@ -146,12 +146,15 @@ class Applier:
         else:
             applied.enter(entries)
             applied.corrections += corrections
+            if waits:
+                applied.decisions[unit.connection.name, "waiting"] += waits
 
-    async def _apply_unit(self, conn: Conn, unit: Unit, events: list[Incoming]) -> tuple[list[Row], int]:
+    async def _apply_unit(self, conn: Conn, unit: Unit, events: list[Incoming]) -> tuple[list[Row], int, int]:
         loaded = await reading.load(conn, unit, events, self._is_our_id)
-        folded = folding.fold(unit, loaded, events)
+        known = await waiting.hold(conn, unit, loaded, events, self._now())
+        folded = folding.fold(unit, loaded, known)
         corrections = await writing.write(conn, unit, loaded, folded, self._now())
-        return folded.entries, corrections
+        return folded.entries, corrections, len(events) - len(known)
 
     def _is_our_id(self, entity_type: str, text: str) -> bool:
         found = self._model.types.get(entity_type)

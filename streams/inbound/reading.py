@@ -102,8 +102,8 @@ async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: 
     loaded = Loaded({each.event.external_id: Record(each.event.external_id) for each in incoming})
     await _load_links(conn, unit, loaded)
     new = [record for record in loaded.records.values() if record.link_id is None]
-    ours = [r for r in new if unit.our_ids_are_theirs and is_our_id(unit.root.name, r.external_id)]
-    known = {r.entity_id for r in loaded.records.values() if r.entity_id} | {r.external_id for r in ours}
+    ours = await _own(conn, unit, new, incoming, is_our_id)
+    known = {r.entity_id for r in loaded.records.values() if r.entity_id} | set(ours.values())
     loaded.rows = await aggregates.read(conn, unit.aggregate, unit.org_id, known, lock=True)
     await _load_refusals(conn, unit, new, ours, loaded)
     entities = sorted(loaded.rows)
@@ -130,21 +130,41 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
         by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None)
 
 
-async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], ours: list[Record], loaded: Loaded) -> None:
-    """Records without a link: those that are ours by their id, those deleted here, those unlinked before."""
+async def _own(
+    conn: Conn, unit: Unit, new: Iterable[Record], incoming: Iterable[Incoming], is_our_id: IsOurId
+) -> dict[str, str]:
+    """Records without a link that name an entity of ours, by the id we chose or the marker we left: their id -> ours.
+
+    An entity that is linked already is not meant: they copied the record, marker and all.
+    """
+    named = {r.external_id: r.external_id for r in new} if unit.our_ids_are_theirs else {}
+    if unit.aggregate.marker:
+        without = {record.external_id for record in new}
+        told = ((each.event.external_id, each.payload.get(unit.aggregate.marker)) for each in incoming)
+        named |= {theirs: str(ours) for theirs, ours in told if ours and theirs in without}
+    named = {theirs: ours for theirs, ours in named.items() if is_our_id(unit.root.name, ours)}
+    if not named:
+        return {}
+    taken = await _look_up(conn, unit, "their_ids", {(unit.root.name, ours) for ours in named.values()})
+    once = {ours: theirs for theirs, ours in sorted(named.items(), reverse=True)}
+    return {theirs: ours for ours, theirs in once.items() if (unit.root.name, ours) not in taken}
+
+
+async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], own: Mapping[str, str], loaded: Loaded) -> None:
+    """Records without a link: those that are ours by their name, those deleted here, those unlinked before."""
     if not new:
         return
-    gone = []
-    for record in ours:
-        rows = loaded.rows.get(record.external_id)
+    gone = {}
+    for theirs, entity_id in own.items():
+        rows = loaded.rows.get(entity_id)
         if rows is None:
-            gone.append(record.external_id)
+            gone[entity_id] = loaded.records[theirs]
         elif rows.deleted:
-            record.refused = "deleted_here"
+            loaded.records[theirs].refused = "deleted_here"
         else:
-            record.entity_id = record.external_id
-    for _kind, entity_id in await _tombstones(conn, unit, gone):
-        loaded.records[entity_id].refused = "deleted_here"
+            loaded.records[theirs].entity_id = entity_id
+    for _kind, entity_id in await _tombstones(conn, unit, sorted(gone)):
+        gone[entity_id].refused = "deleted_here"
     cursor = await conn.execute(_SQL["unlinked"], {**unit.scope, "ids": [record.external_id for record in new]})
     async for external_id, at in cursor:
         loaded.records[external_id].unlinked_at = at

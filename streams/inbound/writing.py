@@ -126,6 +126,8 @@ async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> 
     rows = [{"id": r.link_id, "external_id": r.external_id, "entity_id": r.entity_id} for r in new]
     await _run(conn, unit, "save_links", rows, now)
     linked = [record.entity_id for record in new if record.entity_id]
+    if linked:
+        await conn.execute(_SQL["settle_creates"], {**unit.scope, "ids": linked, "now": now})
     await waits.release(conn, unit.org_id, unit.connection.name, linked, now=now)
     changed = [t for t in folded.tracks if t.record.link_id and dict(t.record.unresolved) != t.unresolved]
     waiting = [{"id": t.record.link_id, "unresolved": t.unresolved} for t in changed]

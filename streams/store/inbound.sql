@@ -70,6 +70,13 @@ select %(org)s, r.id, %(connection)s, %(type)s, r.external_id, %(entity_type)s, 
 from json_to_recordset(%(rows)s::json) as r(id text, external_id text, entity_id text)
 order by r.entity_id
 
+-- settle_creates --
+-- They have the record, whatever became of the answer to our create: what is still to be said goes out as an update.
+update sync.push_intent set state = 'PENDING', body = null, sent = null, resolve = null, resolve_token = null, attempt = 0,
+  not_before = %(now)s, first_failed_at = null, error_code = null, error_cause = null
+where org_id = %(org)s and connection = %(connection)s and external_type = %(type)s and entity_id = any(%(ids)s)
+  and op = 'create' and body is not null and state in ('PENDING', 'RETRY', 'UNKNOWN', 'PARKED')
+
 -- save_unresolved --
 -- References to records that are not linked yet: `inbound.references` resolves them.
 update sync.external_link l set link_metadata = case

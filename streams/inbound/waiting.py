@@ -1,0 +1,139 @@
+"""Events of unknown records that may be our own creates coming back before their answers: kept, and applied later.
+
+`hold` is a step of the applier; `Waiting` is the service that applies them, once every create in question is settled or
+the record is linked. What was held is in no ledger yet, so applying it is the plain way of any event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from schemas import events
+from schemas.codec import Codec
+from schemas.problems import Problem
+from streams.inbound.incoming import Incoming, Unit
+from streams.inbound.reading import Loaded
+from streams.rules import mapping
+from streams.rules.doubts import ANY_WITHIN, Doubt, Doubts
+from streams.store import queries
+
+Conn = AsyncConnection[Any]
+Apply = Callable[[Conn, Sequence[Incoming]], Any]
+
+AGAIN = timedelta(minutes=10)
+"""When to look again at an event that waits for a person's decision about a create."""
+BATCH = 500
+EVERY_S = 1.0
+BUSY_S = 0.1
+
+_SQL = queries("waiting")
+_log = structlog.get_logger("inbound.waiting")
+
+
+async def hold(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incoming], now: datetime) -> list[Incoming]:
+    """Keep the events that must wait; those that go on, in order."""
+    unknown = {r.external_id for r in loaded.records.values() if not (r.link_id or r.entity_id or r.refused)}
+    if not unknown:
+        return list(incoming)
+    cursor = await conn.execute(_SQL["doubts"], unit.scope)
+    found = [Doubt(*row) async for row in cursor]
+    if not found:
+        return list(incoming)
+    doubts, going_on, rows = Doubts(found, now), [], []
+    for each in incoming:
+        event = each.event
+        waits_for = doubts.of(_root(unit, loaded, each), event.received_at) if event.external_id in unknown else []
+        if not waits_for:
+            unknown.discard(event.external_id)  # what follows finds the entity that this one makes
+            going_on.append(each)
+            continue
+        rows.append(
+            {
+                "event_id": event.event_id.hex(),
+                "external_id": event.external_id,
+                "waits_for": waits_for,
+                "value": base64.b64encode(each.raw).decode(),
+                "position": each.position,
+                "received_at": event.received_at,
+            }
+        )
+    if rows:
+        again = min((each.since + ANY_WITHIN for each in found if each.since + ANY_WITHIN > now), default=now + AGAIN)
+        values = {**unit.scope, "rows": orjson.dumps(rows).decode(), "again": again, "now": now}
+        await conn.execute(_SQL["wait"], values)
+        _log.info("events_wait", org=unit.org_id, connection=unit.connection.name, count=len(rows))
+    return going_on
+
+
+def _root(unit: Unit, loaded: Loaded, each: Incoming) -> dict[str, Any]:
+    if each.event.op == "delete":
+        return {}
+    aggregate = replace(unit.aggregate, parts=())
+    return mapping.from_payload(
+        aggregate, each.payload, known={}, our_id=loaded.our_id, new_id=lambda kind, place: f"{kind}/{place}"
+    )
+
+
+class Waiting:
+    """The service that applies what waited; see `streams.worker.Service`.
+
+    Args:
+        pool: of the role `applier`, in autocommit.
+        apply: `Applier.apply`.
+    """
+
+    name = "inbound.waiting"
+
+    def __init__(self, pool: AsyncConnectionPool, codec: Codec, apply: Apply, *, now: Callable[[], datetime]) -> None:
+        self._pool = pool
+        self._codec = codec
+        self._apply = apply
+        self._now = now
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Apply until `stop`."""
+        while not self._stopping.is_set():
+            pause = EVERY_S
+            try:
+                if await self._any():
+                    await self.release()
+                    pause = BUSY_S
+            except (psycopg.Error, PoolTimeout, Problem) as error:
+                _log.warning("waiting_events_wait", error=getattr(error, "code", type(error).__name__))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def stop(self) -> None:
+        """End after the batch in hand."""
+        self._stopping.set()
+
+    async def _any(self) -> bool:
+        async with self._pool.connection() as conn:
+            row = await (await conn.execute(_SQL["any"])).fetchone()
+        return bool(row and row[0])
+
+    async def release(self) -> int:
+        """Apply the events that need wait no longer, in one transaction; how many."""
+        async with self._pool.connection() as conn, conn.transaction():
+            cursor = await conn.execute(_SQL["due"], {"now": self._now(), "limit": BATCH})
+            due = await cursor.fetchall()
+            if not due:
+                return 0
+            await self._codec.learn(value for _, value, _ in due)
+            await conn.execute(_SQL["released"], {"ids": [event_id for event_id, _, _ in due]})
+            found = [Incoming(events.decode(self._codec, value), position=at, raw=value) for _, value, at in due]
+            await self._apply(conn, found)
+        return len(due)

@@ -1,0 +1,23 @@
+-- Events that cannot be decided yet: they tell of a record that may be the one which a create of ours, whose answer we do
+-- not have, has just made. Decided now, they would make a second row of it.
+
+create table sync.waiting_event (
+  event_id      bytea primary key,
+  org_id        text not null,
+  connection    text not null,
+  external_type text not null,
+  external_id   text not null,
+  waits_for     text[] not null,                        -- entities whose creates are in doubt
+  value         bytea not null,                         -- the record of inbound.events
+  position      text,
+  received_at   timestamptz not null,
+  not_before    timestamptz not null,                   -- when to look again, whatever became of the creates
+  waits_since   timestamptz not null,
+  foreign key (org_id, connection) references sync.connection on delete cascade
+);
+create index waiting_event_record on sync.waiting_event (external_id, external_type, connection, org_id);
+comment on table sync.waiting_event is 'Events of unknown records that wait for the answers to our own creates.';
+
+-- Creates that were sent and are not settled: one entry per create, none per update.
+create index push_intent_doubt on sync.push_intent (org_id, connection, external_type)
+  where op = 'create' and body is not null;
