@@ -133,21 +133,20 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
 async def _own(
     conn: Conn, unit: Unit, new: Iterable[Record], incoming: Iterable[Incoming], is_our_id: IsOurId
 ) -> dict[str, str]:
-    """Records without a link that name an entity of ours, by the id we chose or the marker we left: their id -> ours.
-
-    An entity that is linked already is not meant: they copied the record, marker and all.
-    """
-    named = {r.external_id: r.external_id for r in new} if unit.our_ids_are_theirs else {}
-    if unit.aggregate.marker:
-        without = {record.external_id for record in new}
-        told = ((each.event.external_id, each.payload.get(unit.aggregate.marker)) for each in incoming)
-        named |= {theirs: str(ours) for theirs, ours in told if ours and theirs in without}
-    named = {theirs: ours for theirs, ours in named.items() if is_our_id(unit.root.name, ours)}
-    if not named:
+    """Records without a link that name an entity of ours, by an id we chose or a marker we left: their id -> ours."""
+    without = [record.external_id for record in new]
+    if unit.our_ids_are_theirs:
+        return {theirs: theirs for theirs in without if is_our_id(unit.root.name, theirs)}
+    if not (unit.aggregate.marker and without):
         return {}
-    taken = await _look_up(conn, unit, "their_ids", {(unit.root.name, ours) for ours in named.values()})
-    once = {ours: theirs for theirs, ours in sorted(named.items(), reverse=True)}
-    return {theirs: ours for ours, theirs in once.items() if (unit.root.name, ours) not in taken}
+    marked: dict[str, str] = {}
+    for each in incoming:
+        ours = each.payload.get(unit.aggregate.marker)
+        if isinstance(ours, str) and each.event.external_id in without and is_our_id(unit.root.name, ours):
+            marked.setdefault(ours, each.event.external_id)
+    # An entity that is linked already is not meant: they copied the record, marker and all.
+    taken = await _look_up(conn, unit, "their_ids", {(unit.root.name, ours) for ours in marked})
+    return {theirs: ours for ours, theirs in marked.items() if (unit.root.name, ours) not in taken}
 
 
 async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], own: Mapping[str, str], loaded: Loaded) -> None:
