@@ -153,7 +153,9 @@ class _Fold:
     def _agreed(self, track: Track) -> Agreed:
         state = track.record.state
         in_flight = self._loaded.intents.get(track.record.entity_id or "", {})
-        return Agreed(state.base, state.version, state.at, track.received_at, state.untimed_push_at, in_flight)
+        return Agreed(
+            state.base, state.version, state.at, track.received_at, state.untimed_push_at, in_flight, state.over
+        )
 
     def _theirs(self, track: Track, each: Incoming) -> Theirs:
         event = each.event
@@ -184,12 +186,14 @@ class _Fold:
             raise AssertionError("only what has an entity is decided")
         if record.link_id is None:
             record.link_id, track.link_is_new = typeids.derived("link", event.received_at, event.event_id), True
-        record.entity_id, track.state_moved, track.received_at = entity.id, True, event.received_at
+        record.entity_id, track.state_moved = entity.id, True
         state = record.state
-        state.base, state.version = decision.base, event.external_version
-        if not state.untimed_push_at:
-            state.pushed_at = None  # what is heard from here on comes after a push whose time they told
-        state.at = state.heard_at = event.occurred_at
+        state.base, state.over = decision.base, decision.over
+        if decision.over is None:
+            track.received_at, state.version = event.received_at, event.external_version
+            if not state.untimed_push_at:
+                state.pushed_at = None  # what is heard from here on comes after a push whose time they told
+            state.at = state.heard_at = event.occurred_at
         _write(entity, decision, each)
         track.correct = track.correct or decision.remote_needs_correction
         if event.op != "delete":

@@ -18,6 +18,7 @@ from schemas.fields import Document, Json
 from streams.inbound.incoming import Incoming, Unit
 from streams.rules import references
 from streams.rules.references import Reference
+from streams.rules.sides import Over
 from streams.store import aggregates, queries
 from streams.store.aggregates import Rows
 
@@ -37,6 +38,7 @@ class State:
     heard_at: datetime | None = None
     pushed_at: datetime | None = None
     base: Document | None = None
+    over: Over | None = None
 
     @property
     def untimed_push_at(self) -> datetime | None:
@@ -126,8 +128,19 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
     if not by_link:
         return
     cursor = await conn.execute(_SQL["states"], {**unit.scope, "ids": sorted(by_link)})
-    async for link_id, version, at, heard_at, pushed_at, base in cursor:
-        by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None)
+    async for link_id, version, at, heard_at, pushed_at, base, over in cursor:
+        by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None, _over(over))
+
+
+def _over(stored: dict[str, Any] | None) -> Over | None:
+    if stored is None:
+        return None
+    pushes = tuple((version, _time(at)) for version, at in stored["pushes"])
+    return Over(stored["base"], stored["version"], _time(stored["at"]), pushes)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 async def _own(

@@ -143,8 +143,10 @@ def _state(track: Track) -> Row:
         "link_id": track.record.link_id,
         "external_version": state.version,
         "external_updated_at": state.at,
+        "heard_at": state.heard_at,
         "pushed_at": state.pushed_at,
         "base": state.base or {},
+        "over": state.over,
     }
 
 

@@ -3,7 +3,7 @@
 `decide` is pure and total: every pair of states has an answer, and every value that does not survive is named in
 `losers`. Its steps, in this order:
 
-    dominated       an older or repeated event              -> drop
+    dominated       an older or repeated event              -> drop, unless our push hid it, see `rules.overtaken`
     delete          their record is gone                    -> by the connection's delete policy
     field by field  equal                                   -> nothing
                     only they changed it                    -> take, no clock needed
@@ -16,6 +16,7 @@ Documents are compared key by key; a part is one unit.
 from __future__ import annotations
 
 from schemas.fields import Document
+from streams.rules import overtaken
 from streams.rules.field_conflicts import Fields, compare_versions, winner_of
 from streams.rules.mapping import differences
 from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Policy, Question, Terms, Theirs, known_after
@@ -24,6 +25,8 @@ from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Policy, Que
 def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> Decision:
     """Decide one event; `ours` is None for a record that has no entity here yet."""
     if old := _dominated(theirs, agreed):
+        if old == "stale" and overtaken.is_hidden(theirs, agreed.over):
+            return overtaken.decide(ours, theirs, agreed, terms)
         return Decision(Kind.DROP, old, base=agreed.base or {})
     if theirs.deleted:
         return _decide_delete(ours, theirs, agreed, terms)

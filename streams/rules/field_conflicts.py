@@ -92,24 +92,24 @@ class Fields:
         """Settle a key that needs no clock; False when both sides changed it."""
         theirs = self._theirs.document
         if key in self._ours.hidden:
-            return theirs[key] is None or (key in self._base and _same(key, theirs, self._base))
-        if _same(key, theirs, self._ours.document):
+            return theirs[key] is None or (key in self._base and same(key, theirs, self._base))
+        if same(key, theirs, self._ours.document):
             return True
         if self._settles_without_base(key):
             return True
         if not self._known or ("/" not in key and key not in self._base):
             return False
-        if _same(key, theirs, self._base):
+        if same(key, theirs, self._base):
             self._kept.add(key)
             return True
-        if _same(key, self._ours.document, self._base) and not self._overtaken:
+        if same(key, self._ours.document, self._base) and not self._overtaken:
             self._write[key] = theirs[key]
             return True
         return False
 
     def _settles_without_base(self, key: str) -> bool:
         theirs = self._theirs.document
-        if key in self._agreed.in_flight and _same(key, theirs, self._agreed.in_flight):
+        if key in self._agreed.in_flight and same(key, theirs, self._agreed.in_flight):
             # Our own push coming back before its answer: what we have changed since stays.
             self._kept.add(key)
             return True
@@ -162,7 +162,7 @@ class Fields:
         if winner == "theirs":
             for key in sorted(self._kept - asked):
                 never_theirs = "/" in key and theirs[key] is None and self._base.get(key) is None
-                if never_theirs or (key in in_flight and _same(key, theirs, in_flight)):
+                if never_theirs or (key in in_flight and same(key, theirs, in_flight)):
                     continue
                 self._kept.discard(key)
                 self._write[key] = theirs[key]
@@ -193,7 +193,7 @@ class Fields:
             return base
         result = merged(self._ours.document, self._write)
         for key in self._theirs.document:
-            if _same(key, self._theirs.document, result):
+            if same(key, self._theirs.document, result):
                 base.pop(key, None)
                 base |= {key: self._base[key]} if key in self._base else {}
         return base
@@ -215,7 +215,7 @@ class Fields:
         return "changed_here" if self._kept else "same"
 
 
-def _same(key: str, one: Document, other: Document) -> bool:
+def same(key: str, one: Document, other: Document) -> bool:
     """Whether two documents agree on a key; a part that is missing and one that is None are the same."""
     missing = None if "/" in key else _MISSING
     left, right = one.get(key, missing), other.get(key, missing)

@@ -92,6 +92,22 @@ class Theirs:
 
 
 @dataclass(frozen=True, slots=True)
+class Over:
+    """What we had heard last of a record before our own pushes to it.
+
+    Args:
+        base: the document they held then.
+        version, at: of that state.
+        pushes: version and time of each push that was confirmed since, as their answers told them.
+    """
+
+    base: Document
+    version: str | None
+    at: datetime | None
+    pushes: tuple[tuple[str | None, datetime | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Agreed:
     """What the link knows.
 
@@ -103,6 +119,7 @@ class Agreed:
         pushed_at: our time when the last confirmed push was sent, where their answer told no time of it, so that `at`
             does not cover it.
         in_flight: the document of a push that is on its way, or {}.
+        over: what we had heard before our last pushes; None when no push was confirmed since an event.
     """
 
     base: Document | None = None
@@ -111,6 +128,7 @@ class Agreed:
     received_at: datetime | None = None
     pushed_at: datetime | None = None
     in_flight: Document = field(default_factory=dict)
+    over: Over | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +181,7 @@ class Decision:
         remote_needs_correction: they hold something else than we do now.
         delete: the entity shall be marked as deleted.
         revive: the mark shall be taken away.
+        over: set when the event told of an edit that our pushes wrote over: they hold a newer state than it tells.
     """
 
     kind: Kind
@@ -174,6 +193,7 @@ class Decision:
     remote_needs_correction: bool = False
     delete: bool = False
     revive: bool = False
+    over: Over | None = None
 
     @property
     def taken(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ where l.org_id = %(org)s and l.connection = %(connection)s and l.external_type =
 order by l.id for update
 
 -- states --
-select s.link_id, s.external_version, s.external_updated_at, s.heard_at, s.pushed_at, s.base
+select s.link_id, s.external_version, s.external_updated_at, s.heard_at, s.pushed_at, s.base, s.over
 from sync.link_state s where s.org_id = %(org)s and s.link_id = any(%(ids)s)
 order by s.link_id for update
 
@@ -87,10 +87,10 @@ where l.org_id = r.org_id and l.id = r.id
 
 -- save_states --
 -- `pushed_at` goes when an event comes after a push whose time they told: from here on their clock says it all.
-insert into sync.link_state as s (org_id, link_id, external_version, external_updated_at, heard_at, pushed_at, last_processed_at, base)
-select %(org)s, r.link_id, r.external_version, r.external_updated_at, r.external_updated_at, r.pushed_at, %(now)s, r.base
-from json_to_recordset(%(rows)s::json) as r(link_id text, external_version text, external_updated_at timestamptz,
-  pushed_at timestamptz, base jsonb)
+insert into sync.link_state as s (org_id, link_id, external_version, external_updated_at, heard_at, pushed_at, last_processed_at, base, over)
+select %(org)s, r.link_id, r.external_version, r.external_updated_at, r.heard_at, r.pushed_at, %(now)s, r.base, r.over
+from json_to_recordset(%(rows)s::json) as r(link_id text, external_version text, external_updated_at timestamptz, heard_at timestamptz,
+  pushed_at timestamptz, base jsonb, over jsonb)
 order by r.link_id
 on conflict (org_id, link_id) do update set
   rev = s.rev + 1,
@@ -99,7 +99,8 @@ on conflict (org_id, link_id) do update set
   heard_at = excluded.heard_at,
   pushed_at = excluded.pushed_at,
   last_processed_at = excluded.last_processed_at,
-  base = excluded.base
+  base = excluded.base,
+  over = excluded.over
 
 -- touch_states --
 -- F132: in every case it is known when a record was last looked at.
