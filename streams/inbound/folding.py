@@ -5,6 +5,7 @@ The applier's second step, between `reading` and `writing`. Pure: values in, val
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,7 @@ from schemas.events import InboundEvent
 from schemas.fields import Document, Json
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.reading import Loaded, Record
-from streams.rules import conflicts, echoes, mapping, payloads, references, typeids
+from streams.rules import alternation, conflicts, echoes, mapping, payloads, references, typeids
 from streams.rules.sides import Agreed, Decision, Kind, Ours, Theirs, merged
 from streams.store.aggregates import Rows
 
@@ -110,7 +111,10 @@ class _Fold:
         if track.entity is None:
             return self._create(track, each)
         ours, agreed = self._ours(track.entity), self._agreed(track)
-        decision = conflicts.decide(ours, self._theirs(track, each), agreed, self._unit.terms)
+        theirs = self._theirs(track, each)
+        decision = conflicts.decide(ours, theirs, agreed, self._unit.terms)
+        lately = self._loaded.pushed.get(track.entity.id, Counter())
+        decision = alternation.stop(decision, ours, theirs, agreed, lately)
         if decision.kind is not Kind.DROP:
             self._advance(track, each, decision)
             self._note(track, each, decision, ours)

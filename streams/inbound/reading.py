@@ -16,7 +16,8 @@ from psycopg import AsyncConnection, sql
 
 from schemas.fields import Document, Json
 from streams.inbound.incoming import Incoming, Unit
-from streams.rules import references
+from streams.rules import alternation, references
+from streams.rules.alternation import Pushed
 from streams.rules.references import Reference
 from streams.rules.sides import Over
 from streams.store import aggregates, queries
@@ -77,6 +78,7 @@ class Loaded:
         removed: entity id -> part key -> when that part was removed here.
         intents: entity id -> the document of a push on its way, or {} for one that is only wanted.
         questions: entity id -> fields with an open question.
+        pushed: entity id -> what our pushes lately replaced, where there were any.
         received: entity id -> when the last event of the instant we know was received.
         our_ids, their_ids: other entities, by (entity type, id of the one side) -> id of the other.
     """
@@ -86,6 +88,7 @@ class Loaded:
     removed: dict[str, dict[str, datetime]] = field(default_factory=dict)
     intents: dict[str, Document] = field(default_factory=dict)
     questions: dict[str, set[str]] = field(default_factory=dict)
+    pushed: dict[str, Pushed] = field(default_factory=dict)
     received: dict[str, datetime] = field(default_factory=dict)
     our_ids: dict[Reference, str] = field(default_factory=dict)
     their_ids: dict[Reference, str] = field(default_factory=dict)
@@ -113,6 +116,7 @@ async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: 
         await _load_intents(conn, unit, entities, loaded)
         await _load_removed_parts(conn, unit, incoming, loaded)
         await _load_ties(conn, unit, incoming, loaded)
+        await _load_pushes(conn, unit, incoming, loaded)
     await _load_references(conn, unit, incoming, loaded, is_our_id)
     return loaded
 
@@ -234,6 +238,18 @@ async def _load_ties(conn: Conn, unit: Unit, incoming: Iterable[Incoming], loade
         rows = _json([{"entity_id": entity_id, "at": at} for entity_id, at in tied.items()])
         cursor = await conn.execute(_SQL["received_last"], {**unit.scope, "rows": rows})
         loaded.received = {entity_id: at async for entity_id, at in cursor}
+
+
+async def _load_pushes(conn: Conn, unit: Unit, incoming: Iterable[Incoming], loaded: Loaded) -> None:
+    """Only of records that we push to at present: whether they keep what we write."""
+    pushed = {r.entity_id for r in loaded.records.values() if r.state.pushed_at}
+    ids = [each for each in sorted(loaded.rows) if each in pushed or each in loaded.intents]
+    if not ids:
+        return
+    since = min(each.event.received_at for each in incoming) - alternation.WITHIN
+    cursor = await conn.execute(_SQL["pushed_lately"], {**unit.scope, "ids": ids, "since": since})
+    async for entity_id, changes in cursor:
+        loaded.pushed.setdefault(entity_id, alternation.pushed(())).update(alternation.pushed(changes))
 
 
 async def _load_references(

@@ -39,6 +39,12 @@ where p.org_id = %(org)s and p.connection = %(connection)s and p.external_type =
 select c.entity_id, c.field from sync.conflict c
 where c.org_id = %(org)s and c.connection = %(connection)s and c.entity_id = any(%(ids)s) and c.resolved_at is null
 
+-- pushed_lately --
+-- What confirmed pushes replaced, see rules.alternation.
+select d.entity_id, d.delta -> 'changes' from sync.delivery d
+where d.entity_id = any(%(ids)s) and d.org_id = %(org)s and d.connection = %(connection)s and d.external_type = %(type)s
+  and d.recorded_at >= %(since)s and d.outcome = 'delivered' and jsonb_typeof(d.delta -> 'changes') = 'array'
+
 -- received_last --
 -- Of events of one instant: when the last of them reached us.
 select a.entity_id, max(a.received_at)
