@@ -3,8 +3,9 @@
     ledger → units (connection, type) → reading, folding, writing in a savepoint → ledger, dead letters, reviews
 
 What one event alone is to blame for, it alone suffers: a unit that fails is halved until the event stands by itself;
-then it becomes a dead letter, or, where a rule of the user's own tables refused it, a review item that names the rule.
-What passes by waiting (a lock, a deadlock, a lost connection) is raised, and the caller tries the whole batch again.
+then it becomes a dead letter, or, where a rule of the user's own tables refused it, a review item that names the rule,
+or, where somebody has its row, it waits. What else passes by waiting (a deadlock, a lost connection) is raised, and the
+caller tries the whole batch again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from streams.store.connections import Connection
 Conn = AsyncConnection[Any]
 Row = dict[str, Json]
 
-LOCK_TIMEOUT = "2s"
+LOCK_TIMEOUT = "500ms"
+"""How long we wait for a row that somebody else has. Shorter than the second after which Postgres looks for a deadlock,
+so that it is never the user's own transaction that is ended in one."""
 
 _SQL = queries("inbound")
 _log = structlog.get_logger("inbound.apply")
@@ -135,8 +138,13 @@ class Applier:
             async with conn.transaction():
                 entries, corrections, waits = await self._apply_unit(conn, unit, events)
         except Exception as error:
-            if refusals.passes_by_waiting(error):
+            locked = isinstance(error, psycopg.errors.LockNotAvailable)
+            if refusals.passes_by_waiting(error) and not locked:
                 raise
+            if len(events) == 1 and locked:
+                await waiting.put_off(conn, unit, events[0], self._now())
+                applied.decisions[unit.connection.name, "waiting"] += 1
+                return
             if len(events) == 1:
                 _refuse(unit, events[0], error, applied)
                 return

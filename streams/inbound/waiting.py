@@ -1,7 +1,9 @@
-"""Events of unknown records that may be our own creates coming back before their answers: kept, and applied later.
+"""Events that cannot be applied yet: kept, and applied later, so that they hold up nobody else.
 
-`hold` is a step of the applier; `Waiting` is the service that applies them, once every create in question is settled or
-the record is linked. What was held is in no ledger yet, so applying it is the plain way of any event.
+They tell of unknown records that may be our own creates coming back before their answers, or of rows that somebody has
+locked. `hold` and `put_off` are steps of the applier; `Waiting` is the service that applies them, once every create in
+question is settled or the record is linked. What was held is in no ledger yet, so applying it is the plain way of any
+event.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ Apply = Callable[[Conn, Sequence[Incoming]], Any]
 
 AGAIN = timedelta(minutes=10)
 """When to look again at an event that waits for a person's decision about a create."""
+LOCKED = timedelta(seconds=1)
+"""When to look again at an event whose row was locked."""
 BATCH = 500
 EVERY_S = 1.0
 BUSY_S = 0.1
@@ -59,22 +63,34 @@ async def hold(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incomi
             unknown.discard(event.external_id)  # what follows finds the entity that this one makes
             going_on.append(each)
             continue
-        rows.append(
-            {
-                "event_id": event.event_id.hex(),
-                "external_id": event.external_id,
-                "waits_for": waits_for,
-                "value": base64.b64encode(each.raw).decode(),
-                "position": each.position,
-                "received_at": event.received_at,
-            }
-        )
+        rows.append(_row(each, waits_for))
     if rows:
         again = min((each.since + ANY_WITHIN for each in found if each.since + ANY_WITHIN > now), default=now + AGAIN)
-        values = {**unit.scope, "rows": orjson.dumps(rows).decode(), "again": again, "now": now}
-        await conn.execute(_SQL["wait"], values)
-        _log.info("events_wait", org=unit.org_id, connection=unit.connection.name, count=len(rows))
+        await _keep(conn, unit, rows, again, now)
     return going_on
+
+
+async def put_off(conn: Conn, unit: Unit, each: Incoming, now: datetime) -> None:
+    """Keep an event whose row somebody else has; nobody else waits for it."""
+    await _keep(conn, unit, [_row(each, [])], now + LOCKED, now)
+
+
+async def _keep(conn: Conn, unit: Unit, rows: list[dict[str, Any]], again: datetime, now: datetime) -> None:
+    values = {**unit.scope, "rows": orjson.dumps(rows).decode(), "again": again, "now": now}
+    await conn.execute(_SQL["wait"], values)
+    _log.info("events_wait", org=unit.org_id, connection=unit.connection.name, count=len(rows))
+
+
+def _row(each: Incoming, waits_for: list[str]) -> dict[str, Any]:
+    event = each.event
+    return {
+        "event_id": event.event_id.hex(),
+        "external_id": event.external_id,
+        "waits_for": waits_for,
+        "value": base64.b64encode(each.raw).decode(),
+        "position": each.position,
+        "received_at": event.received_at,
+    }
 
 
 def _root(unit: Unit, loaded: Loaded, each: Incoming) -> dict[str, Any]:

@@ -73,6 +73,9 @@ def _create(admin: psycopg.Connection[Any], role: str, settings: Settings) -> No
             hashed = admin.pgconn.encrypt_password(secret, role.encode(), b"scram-sha-256").decode()
             statement = sql.SQL("{} password {}").format(statement, sql.Literal(hashed))
     admin.execute(statement)
+    if role == APPLIER:
+        # In a deadlock with a user's own SQL it is the applier that notices first, and gives way; see inbound.applier.
+        admin.execute(b"alter role syncline_applier set deadlock_timeout = '50ms'")
     if role == BULK:
         # Members take the role on with SET ROLE only: an import is marked on purpose or not at all.
         admin.execute(b"grant syncline_bulk to syncline_app with inherit false, set true")

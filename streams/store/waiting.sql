@@ -1,4 +1,4 @@
--- Events that wait for the answers to our own creates. Batches come as one JSON parameter.
+-- Events that wait for the answers to our own creates, or for a locked row. Batches come as one JSON parameter.
 
 -- doubts --
 -- Creates that were sent and are not settled.
@@ -20,10 +20,11 @@ on conflict (event_id) do update set waits_for = excluded.waits_for, not_before 
 -- Events whose record is linked by now, whose creates are settled, or at which it is time to look again.
 select w.event_id, w.value, w.position from sync.waiting_event w
 where w.not_before <= %(now)s
-   or exists (select from sync.external_link l where l.external_id = w.external_id and l.connection = w.connection
-              and l.external_type = w.external_type and l.org_id = w.org_id and l.deleted_at is null)
-   or not exists (select from sync.push_intent p where p.entity_id = any(w.waits_for) and p.connection = w.connection
-                  and p.external_type = w.external_type and p.org_id = w.org_id and p.op = 'create' and p.body is not null)
+   or w.waits_for <> '{}' and (
+     exists (select from sync.external_link l where l.external_id = w.external_id and l.connection = w.connection
+             and l.external_type = w.external_type and l.org_id = w.org_id and l.deleted_at is null)
+     or not exists (select from sync.push_intent p where p.entity_id = any(w.waits_for) and p.connection = w.connection
+                    and p.external_type = w.external_type and p.org_id = w.org_id and p.op = 'create' and p.body is not null))
 order by w.received_at, w.event_id limit %(limit)s
 for update of w skip locked
 

@@ -573,17 +573,6 @@ async def test_a_crash_before_the_commit_leaves_nothing_and_the_replay_applies_o
     assert (person["first_name"], person["version"], await inbound.emails()) == ("Anna", 1, ["ann@example.org"])
 
 
-async def test_a_locked_row_is_waited_for_and_nothing_is_refused(inbound, database):
-    await make_linked(inbound)
-    async with await psycopg.AsyncConnection.connect(database.dsn("app")) as user:
-        await user.execute("update canon.person set gender = 'x' where org_id = %s", (inbound.org,))
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            await inbound.apply(inbound.event("x1", {"firstName": "theirs", "lastName": "Lee"}, 5))
-        await user.rollback()
-    await inbound.apply(inbound.event("x1", {"firstName": "theirs", "lastName": "Lee"}, 5))
-    assert (await inbound.person())["first_name"] == "theirs"
-
-
 async def test_two_workers_with_the_same_event_have_one_effect(inbound, database):
     event = inbound.event("x1", ANN, 1)
     async with await psycopg.AsyncConnection.connect(database.dsn("applier")) as second:
