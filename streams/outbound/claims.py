@@ -182,7 +182,7 @@ class Claims:
         ids = {claim.entity_id for claim in claims} | self._references(claims, rows)
         cursor = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
         return {
-            entity_id: Linked(external_id, rev, base or {}, frozenset(open_fields or ()), version)
+            entity_id: Linked(external_id, rev, base or {}, open_fields or {}, version)
             async for entity_id, external_id, rev, base, version, open_fields in cursor
         }
 

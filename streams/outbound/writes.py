@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from connectors.contract import CreateTier, Manifest, Op, Write
-from schemas.fields import Aggregate, Document
+from schemas.fields import Aggregate, Document, Json
 from streams.rules import dependencies, filters, keys, mapping, selection
 from streams.rules.dependencies import Missing
 from streams.rules.retries import Attempt
@@ -24,6 +24,9 @@ from streams.store.connections import Connection
 
 ARCHIVED = "archived"
 """Key of a base: they hold the record as archived. No field of ours has it, so it is never a difference by itself."""
+
+DELETE_ASKED = "deleted_at"
+"""Open field: they deleted the record, we changed it, and a person has yet to say which it is to be."""
 
 
 @dataclass(slots=True)
@@ -82,12 +85,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """Their record of an entity: its id, and what we know of it. `rev` is None before anything was agreed."""
+    """Their record of an entity: its id, and what we know of it. `rev` is None before anything was agreed.
+
+    Args:
+        open_fields: what a person has yet to decide: key -> what they hold.
+    """
 
     external_id: str
     rev: int | None
     base: Document
-    open_fields: frozenset[str]
+    open_fields: Mapping[str, Json]
     version: str | None = None
 
 
@@ -156,6 +163,8 @@ def plan_write(
         return write.away(connection.delete_policy, "delete_ignored", rows)
     if not filters.passes(connection.filters.get(aggregate.root, ()), rows.root):
         return write.away(connection.on_leave, "left_kept" if link else "filtered_out", rows)
+    if link and DELETE_ASKED in link.open_fields:
+        return NoCall("delete_asked")
     narrow = selection.narrowed(aggregate, connection.fields.get(aggregate.root, {}))
     ids_are_ours = manifest.create_tier is CreateTier.CLIENT_ID
 
@@ -240,12 +249,13 @@ class _Build:
 
 
 def _leave_out_open_questions(ours: Document, link: Linked) -> None:
-    """A field with an open conflict goes out as they have it, until a person has decided."""
-    for name in link.open_fields & ours.keys():
-        if name in link.base:
-            ours[name] = link.base[name]
-        else:
-            del ours[name]
+    """A field or part with an open conflict goes out as they have it, until a person has decided."""
+    for name, asked in link.open_fields.items():
+        theirs = link.base.get(name, asked)
+        if "/" in name and theirs is None:
+            ours.pop(name, None)  # a part that they removed
+        elif "/" in name or name in ours:
+            ours[name] = theirs
 
 
 def freeze(claim: Claim, planned: Planned, body: bytes, event: Event | None) -> dict[str, Any]:

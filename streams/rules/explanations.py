@@ -245,6 +245,7 @@ _NOT_SENT = {
     "never_there": "It was deleted here before {name} ever had it.",
     "archive_unsupported": "It is to be archived, which {system} cannot do with this type, so their record stays.",
     "archived_already": "{name} holds it as archived, as it should.",
+    "delete_asked": "{name} deleted the record, which was changed here, so nothing is sent until a person has decided.",
     "dropped_by_person": "A person decided to do without its last state at {name}; it is sent when it changes again.",
     "mass_change_dropped": "A person dropped this mass change, so {name} keeps the record as it was before.",
 }

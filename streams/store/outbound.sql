@@ -69,7 +69,7 @@ update sync.push_intent set lease_until = %(now)s where state = 'SENDING' and sl
 
 -- links_and_states --
 select l.entity_id, l.external_id, s.rev, s.base, s.external_version,
-       (select array_agg(c.field) from sync.conflict c where c.org_id = l.org_id and c.connection = l.connection
+       (select jsonb_object_agg(c.field, c.theirs) from sync.conflict c where c.org_id = l.org_id and c.connection = l.connection
           and c.entity_id = l.entity_id and c.resolved_at is null)
 from sync.external_link l left join sync.link_state s on s.org_id = l.org_id and s.link_id = l.id
 where l.org_id = %(org)s and l.connection = %(connection)s and l.entity_id = any(%(ids)s) and l.deleted_at is null
