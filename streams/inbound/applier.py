@@ -186,7 +186,8 @@ class Applier:
 async def _fresh(conn: Conn, incoming: Sequence[Incoming]) -> list[Incoming]:
     """Those that nobody applied yet, each once."""
     first = {each.event.event_id: each for each in reversed(incoming)}
-    cursor = await conn.execute(_SQL["seen"], {"ids": list(first)})
+    redriven = [event_id for event_id, each in first.items() if each.event.source == "redrive"]
+    cursor = await conn.execute(_SQL["seen"], {"ids": list(first), "redriven": redriven})
     async for (event_id,) in cursor:
         first.pop(bytes(event_id), None)
     return [each for each in incoming if first.get(each.event.event_id) is each]

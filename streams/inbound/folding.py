@@ -61,6 +61,7 @@ class Track:
     questions: dict[str, Row] = field(default_factory=dict)
     unresolved: dict[str, Json] = field(default_factory=dict)
     correct: bool = False
+    alive_there: bool = False
 
 
 @dataclass(slots=True)
@@ -200,7 +201,9 @@ class _Fold:
             state.at = state.heard_at = event.occurred_at
         _write(entity, decision, each)
         track.correct = track.correct or decision.remote_needs_correction
-        if event.op != "delete":
+        track.alive_there = event.op != "delete"
+        if track.alive_there:
+            track.questions.pop("deleted_at", None)
             track.unresolved = self._keep_unresolved(track, each)
 
     def _keep_unresolved(self, track: Track, each: Incoming) -> dict[str, Json]:
@@ -221,7 +224,7 @@ class _Fold:
             self._folded.losers.append(named | values | times | {"event_id": event_id})
         for question in decision.questions:
             values = {"base": question.base, "ours": question.ours, "theirs": question.theirs}
-            named = {"entity_id": entity_id, "field": question.field, "event_id": event_id}
+            named = {"entity_id": entity_id, "field": question.field, "rule": question.rule, "event_id": event_id}
             track.questions[question.field] = named | values
 
     def _enter(self, event: InboundEvent, track: Track, kind: str, reason: str) -> None:

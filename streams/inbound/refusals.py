@@ -66,6 +66,7 @@ def review(unit: Unit, each: Incoming, error: psycopg.Error) -> dict[str, Json]:
         "connection": event.connection,
         "entity_type": unit.root.name,
         "subject": event.external_id,
+        "value": each.raw.hex(),
         "detail": {
             "constraint": rule_of(error),
             "table": error.diag.table_name,

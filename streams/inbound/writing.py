@@ -157,7 +157,8 @@ async def _save_questions(conn: Conn, unit: Unit, loaded: Loaded, moved: Iterabl
         entity_id = track.record.entity_id or ""
         if not (track.questions or loaded.questions.get(entity_id)):
             continue
-        differing = open_differences(track) | {"deleted_at"}
+        # A record that is there again answers the question about its delete.
+        differing = open_differences(track) | (frozenset() if track.alive_there else {"deleted_at"})
         asked += [question for name, question in track.questions.items() if name in differing]
         open_before = loaded.questions.get(entity_id, set())
         settled += [{"entity_id": entity_id, "field": name} for name in sorted(open_before - differing)]

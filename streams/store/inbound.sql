@@ -1,8 +1,10 @@
 -- Statements of the inbound flow. Batches come as one JSON parameter; rows are locked in order of their keys.
 
 -- seen --
--- Which of these events have been applied already, by whatever way they came.
-select event_id from sync.applied_event where event_id = any(%(ids)s)
+-- Which of these events have been applied already, by whatever way they came. One that a person redrives because it was
+-- refused is to be looked at again.
+select event_id from sync.applied_event
+where event_id = any(%(ids)s) and not (decision = 'parked' and event_id = any(%(redriven)s))
 
 -- links --
 select l.id, l.external_id, l.entity_id, l.link_metadata
@@ -121,12 +123,12 @@ from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, base jso
   rule text, ours_at timestamptz, theirs_at timestamptz, event_id text)
 
 -- save_questions --
-insert into sync.conflict as c (org_id, connection, entity_type, entity_id, field, base, ours, theirs, event_id, opened_at)
-select %(org)s, %(connection)s, %(entity_type)s, r.entity_id, r.field, r.base, r.ours, r.theirs, decode(r.event_id, 'hex'), %(now)s
-from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, base jsonb, ours jsonb, theirs jsonb, event_id text)
+insert into sync.conflict as c (org_id, connection, entity_type, entity_id, field, rule, base, ours, theirs, event_id, opened_at)
+select %(org)s, %(connection)s, %(entity_type)s, r.entity_id, r.field, r.rule, r.base, r.ours, r.theirs, decode(r.event_id, 'hex'), %(now)s
+from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, rule text, base jsonb, ours jsonb, theirs jsonb, event_id text)
 order by r.entity_id, r.field
 on conflict (org_id, connection, entity_id, field) where resolved_at is null do update set
-  ours = excluded.ours, theirs = excluded.theirs, event_id = excluded.event_id
+  rule = excluded.rule, ours = excluded.ours, theirs = excluded.theirs, event_id = excluded.event_id
 
 -- close_questions --
 update sync.conflict c set resolved_at = %(now)s, resolution = 'equal'
@@ -143,7 +145,9 @@ select decode(r.event_id, 'hex'), r.org_id, r.connection, r.external_type, r.ext
 from json_to_recordset(%(rows)s::json) as r(event_id text, org_id text, connection text, external_type text, external_id text,
   entity_id text, source text, decision text, reason text, occurred_at timestamptz, received_at timestamptz)
 order by r.event_id
-on conflict (event_id) do nothing
+on conflict (event_id) do update set decision = excluded.decision, reason = excluded.reason, entity_id = excluded.entity_id,
+  source = excluded.source, received_at = excluded.received_at, applied_at = excluded.applied_at
+where applied_event.decision = 'parked' and excluded.source = 'redrive'
 
 -- recovered --
 -- What a poll brought although webhooks are on: they missed it.
@@ -164,11 +168,11 @@ from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, source
 on conflict (source, position) where position is not null do nothing
 
 -- reviews --
-insert into sync.review (org_id, connection, kind, entity_type, subject, detail, created_at)
-select r.org_id, r.connection, 'constraint', r.entity_type, r.subject, r.detail, %(now)s
-from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, entity_type text, subject text, detail jsonb)
+insert into sync.review (org_id, connection, kind, entity_type, subject, detail, value, created_at)
+select r.org_id, r.connection, 'constraint', r.entity_type, r.subject, r.detail, decode(r.value, 'hex'), %(now)s
+from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, entity_type text, subject text, detail jsonb, value text)
 order by r.org_id, r.connection, r.subject
-on conflict (org_id, connection, kind, subject) where closed_at is null do update set detail = excluded.detail
+on conflict (org_id, connection, kind, subject) where closed_at is null do update set detail = excluded.detail, value = excluded.value
 
 -- close_reviews --
 -- What a rule of the user's tables refused has been applied since, in a later state.

@@ -549,6 +549,28 @@ async def test_a_rule_of_the_users_own_makes_a_review_item_that_names_it(inbound
     assert (await inbound.ledger())[1] == ("parked", f"constraint only_one_{inbound.org}")
 
 
+async def test_what_was_refused_is_looked_at_again_when_a_person_redrives_it(inbound):
+    column = "alter table canon.person add constraint named check (org_id <> '{}' or last_name is not null)"
+    await inbound.admin.execute(column.format(inbound.org))
+    event = inbound.event("x1", {"firstName": "Ann"}, 5)
+    await inbound.apply(event)
+    await inbound.apply(replace(event, source="redrive"))
+    assert await inbound.ledger() == [("parked", "constraint named")]
+    [review] = await inbound.rows("select * from sync.review where org_id = %s", inbound.org)
+    assert (review["closed_at"], review["value"]) == (None, b"avro")
+    await inbound.admin.execute("alter table canon.person drop constraint named")
+    await inbound.apply(event)
+    assert await inbound.people() == [], "whoever merely delivers it again changes nothing"
+    await inbound.apply(replace(event, source="redrive"), replace(event, source="redrive"))
+    assert (await inbound.person())["first_name"] == "Ann"
+    assert await inbound.ledger() == [("applied", "created")]
+    [review] = await inbound.rows("select * from sync.review where org_id = %s", inbound.org)
+    assert review["closed_at"] == at(60)
+    before = await inbound.person()
+    await inbound.apply(replace(event, source="redrive"))
+    assert await inbound.person() == before
+
+
 async def test_events_of_a_type_that_is_not_live_or_a_connection_that_left_are_read_again_later(inbound):
     event = inbound.event("x1", ANN, 1)
     await inbound.admin.execute("update sync.connection set gates = '{}' where org_id = %s", (inbound.org,))
