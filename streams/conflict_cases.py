@@ -110,7 +110,7 @@ async def listed(conn: Conn, org_id: str, model: Model, wanted: Wanted, *, now: 
     """
     before = now - wanted.older_than if wanted.older_than is not None else None
     values = {"org": org_id, "before": before, **asdict(wanted)}
-    found = await _rows(conn, "list", values)
+    found = await rows(conn, "list", values)
     names: dict[str, str] = {}
     for kind in sorted({row["entity_type"] for row in found} & model.types.keys()):
         ids = [row["entity_id"] for row in found if row["entity_type"] == kind]
@@ -124,7 +124,7 @@ async def listed(conn: Conn, org_id: str, model: Model, wanted: Wanted, *, now: 
 
 async def counts(conn: Conn, org_id: str, *, now: datetime) -> list[Row]:
     """Open questions by `connection`, `entity_type` and `field` (of parts their type): `count`, `oldest_s`."""
-    found = await _rows(conn, "counts", {"org": org_id})
+    found = await rows(conn, "counts", {"org": org_id})
     return [row | {"oldest_s": (now - row.pop("oldest")).total_seconds()} for row in found]
 
 
@@ -144,7 +144,7 @@ async def with_rows(
     conn: Conn, org_id: str, systems: Systems, entity_id: str, connection: str | None
 ) -> list[tuple[Case, Held]]:
     """The same with our rows; empty where nothing is asked."""
-    found = await _rows(conn, "open", {"org": org_id, "entity": entity_id, "connection": connection})
+    found = await rows(conn, "open", {"org": org_id, "entity": entity_id, "connection": connection})
     if not found:
         return []
     entity_type = found[0]["entity_type"]
@@ -176,7 +176,7 @@ def _seen(held: Held, fields: Sequence[Asked]) -> str:
 
 async def none_open(conn: Conn, org_id: str, entity_id: str, connection: str | None) -> Problem:
     """Why there is no open question about a record."""
-    last = await _rows(conn, "closed", {"org": org_id, "entity": entity_id, "connection": connection})
+    last = await rows(conn, "closed", {"org": org_id, "entity": entity_id, "connection": connection})
     if not last:
         cause = f"nothing is asked about {entity_id}" + (f" at {connection}" if connection else "")
         return Problem("conflict_unknown", cause, "See what is with `syncline conflicts list`.")
@@ -187,7 +187,8 @@ async def none_open(conn: Conn, org_id: str, entity_id: str, connection: str | N
     return Problem("conflict_closed", cause, f"See what lost with `syncline conflicts log {entity_id}`.")
 
 
-async def _rows(conn: Conn, name: str, values: Mapping[str, Any]) -> list[Row]:
+async def rows(conn: Conn, name: str, values: Mapping[str, Any]) -> list[Row]:
+    """What a statement of `conflicts.sql` finds."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(_SQL[name].encode(), values)
         return await cursor.fetchall()

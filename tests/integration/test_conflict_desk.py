@@ -10,11 +10,13 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from schemas.model import Model
 from schemas.problems import Problem
-from streams import conflict_cases, conflict_desk
+from streams import conflict_cases, conflict_desk, restores
 from streams.conflict_cases import Systems, Wanted
 from streams.conflict_desk import Answer, Choice, Moved
 from streams.queues import By
+from streams.restores import Losers
 from tests.integration import test_applier as harness
 from tests.integration.scripted import Outbound
 from tests.integration.test_applier import MODEL, Inbound, at, manifest
@@ -410,3 +412,167 @@ async def test_a_record_that_is_there_again_answers_the_question(desk, inbound):
     with pytest.raises(Problem, match="became equal") as caught:
         await desk.case(person)
     assert code_of(caught) == "conflict_closed"
+
+
+# what lost ----------------------------------------------------------------------------------------------------------
+
+
+async def lose(desk, inbound, winner="theirs") -> int:
+    """A conflict that the later write decided; the number of the value that lost. Ours is Anna, theirs Annie."""
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Ann"}, 1))
+    await inbound.edit(first_name="Anna", modified_at=at(4 if winner == "theirs" else 9))
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Annie"}, 5))
+    [lost] = await restores.listed(desk.conn, inbound.org, Losers())
+    assert (lost["winner"], lost["rule"], lost["ours"], lost["theirs"]) == (winner, "last_write", "Anna", "Annie")
+    return lost["id"]
+
+
+@pytest.mark.parametrize(("winner", "back"), [("theirs", "Anna"), ("ours", "Annie")])
+async def test_a_value_that_lost_comes_back_as_a_change_of_ours(desk, inbound, winner, back):
+    number = await lose(desk, inbound, winner)
+    told = await restores.restore(desk.conn, desk.by, number, MODEL)
+    person = await inbound.person()
+    assert told == {
+        "id": number, "entity_id": person["id"], "connection": "parish", "field": "first_name", "changed": True
+    }  # fmt: skip
+    assert (person["first_name"], person["origin"]) == (back, "local")
+    assert [sent["firstName"] for sent in await desk.pushed(person["id"], plan=True)] == ["Anna"] * (winner == "theirs")
+    newer, older = await restores.listed(desk.conn, inbound.org, Losers(entity=person["id"]))
+    assert (older["restored_at"], older["restored_by"]) == (at(90), "cli:ann")
+    assert (newer["rule"], newer["decided_by"], newer["ours"], newer["theirs"]) == (
+        "person",
+        "cli:ann",
+        "Anna",
+        "Annie",
+    )
+    with pytest.raises(Problem) as caught:
+        await restores.restore(desk.conn, desk.by, number, MODEL)
+    assert code_of(caught) == "restored_already"
+    await restores.restore(desk.conn, desk.by, newer["id"], MODEL)
+    assert (await inbound.person())["first_name"] == ("Annie" if winner == "theirs" else "Anna"), "it can be undone"
+    actions = await inbound.rows("select action, subject from sync.audit where org_id = %s order by id", inbound.org)
+    assert [(a["action"], a["subject"]) for a in actions] == [
+        ("conflict.restore", str(number)), ("conflict.restore", str(newer["id"]))
+    ]  # fmt: skip
+
+
+async def test_what_is_there_again_already_is_not_written(desk, inbound):
+    number = await lose(desk, inbound)
+    await inbound.edit(first_name="Anna", modified_at=at(7))
+    before = await inbound.person()
+    told = await restores.restore(desk.conn, desk.by, number, MODEL)
+    assert (told["changed"], await inbound.person()) == (False, before)
+    assert len(await desk.log()) == 1
+
+
+async def test_of_two_who_restore_at_once_one_does(desk, inbound, database):
+    number = await lose(desk, inbound)
+    async with await psycopg.AsyncConnection.connect(database.dsn("app"), autocommit=True) as second:
+        told = await asyncio.gather(
+            *(restores.restore(conn, desk.by, number, MODEL) for conn in (desk.conn, second)), return_exceptions=True
+        )
+    assert sorted(getattr(each, "code", "done") for each in told) == ["done", "restored_already"]
+    assert len(await desk.log()) == 2
+
+
+async def test_what_cannot_be_restored_says_why(desk, inbound):
+    number = await lose(desk, inbound)
+
+    async def refusal(number, model=MODEL, side=None, by=desk.by) -> str:
+        with pytest.raises(Problem) as caught:
+            await restores.restore(desk.conn, by, number, model, side)
+        return code_of(caught)
+
+    assert await refusal(number + 10_000) == "loser_unknown"
+    assert await refusal(number, by=replace(desk.by, org_id="org_other")) == "loser_unknown"
+    assert await refusal(number, side="theirs") == "not_restorable"
+    person = MODEL["person"]
+    without = replace(person, fields=tuple(f for f in person.fields if f.name != "first_name"))
+    assert await refusal(number, Model({**MODEL.types, "person": without})) == "field_unknown"
+    await inbound.admin.execute("update canon.person set deleted_at = now() where org_id = %s", (inbound.org,))
+    assert await refusal(number) == "entity_deleted"
+    assert (await desk.log())[0]["restored_at"] is None
+
+
+async def test_a_reference_to_what_is_gone_is_not_restored(desk, inbound):
+    homes = [
+        (await inbound.one("insert into canon.household (org_id, name) values (%s, %s) returning id", inbound.org, n))[
+            "id"
+        ]
+        for n in ("Lee", "Li")
+    ]
+    await lose(desk, inbound)
+    await inbound.admin.execute(
+        """update sync.conflict_log set field = 'household_id', ours = to_jsonb(%s::text), theirs = to_jsonb(%s::text)
+           where org_id = %s""",
+        (*homes, inbound.org),
+    )
+    [lost] = await desk.log()
+    await inbound.admin.execute("update canon.household set deleted_at = now() where id = %s", (homes[0],))
+    with pytest.raises(Problem) as caught:
+        await restores.restore(desk.conn, desk.by, lost["id"], MODEL)
+    assert code_of(caught) == "reference_gone"
+    await inbound.admin.execute("update canon.household set deleted_at = null where id = %s", (homes[0],))
+    await restores.restore(desk.conn, desk.by, lost["id"], MODEL)
+    assert (await inbound.person())["household_id"] == homes[0]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+async def test_a_removed_part_comes_back_with_its_id(desk, inbound, hard):
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Ann", "emails": [MAIL]}, 1))
+    email = (await inbound.one("select id from canon.email where org_id = %s", inbound.org))["id"]
+    await inbound.admin.execute("set role syncline_applier")
+    edit = "update canon.email set address = 'a@x.org', modified_at = %s where id = %s"
+    await inbound.admin.execute(edit, (at(4), email))
+    await inbound.admin.execute("reset role")
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Ann", "emails": []}, 5))
+    assert await inbound.emails() == []
+    [lost] = await desk.log()
+    assert (lost["field"], lost["winner"], lost["ours"]["address"]) == (f"email/{email}", "theirs", "a@x.org")
+    if hard:
+        await inbound.admin.execute("delete from canon.email where id = %s", (email,))
+    await restores.restore(desk.conn, desk.by, lost["id"], MODEL)
+    row = await inbound.one("select * from canon.email where org_id = %s", inbound.org)
+    assert (row["id"], row["address"], row["deleted_at"], row["origin"]) == (email, "a@x.org", None, "local")
+    [sent] = await desk.pushed((await inbound.person())["id"], plan=True)
+    assert [item["id"] for item in sent["emails"]] == [email]
+    newer = (await desk.log())[1]
+    await restores.restore(desk.conn, desk.by, newer["id"], MODEL)
+    assert await inbound.emails() == []
+
+
+async def test_their_delete_that_lost_is_no_value(desk, inbound):
+    await inbound.admin.execute("update sync.connection set delete_policy = 'delete' where org_id = %s", (inbound.org,))
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Ann"}, 1))
+    await inbound.edit(first_name="Anna", modified_at=at(9))
+    await inbound.apply(inbound.event("x1", None, 5))
+    [lost] = await desk.log()
+    with pytest.raises(Problem) as caught:
+        await restores.restore(desk.conn, desk.by, lost["id"], MODEL)
+    assert (code_of(caught), (await inbound.person())["first_name"]) == ("not_restorable", "Anna")
+
+
+async def test_after_a_third_value_a_side_is_named(desk, inbound):
+    person = await desk.ask_id()
+    await desk.resolve(person, {"national_id": Choice("value", "N7")})
+    [lost] = await desk.log()
+    with pytest.raises(Problem) as caught:
+        await restores.restore(desk.conn, desk.by, lost["id"], MODEL)
+    assert code_of(caught) == "side_needed"
+    await restores.restore(desk.conn, desk.by, lost["id"], MODEL, "theirs")
+    assert (await inbound.person())["national_id"] == "N2"
+
+
+async def test_the_log_is_filtered_and_paged(desk, inbound):
+    person = await desk.ask_all()
+    await desk.resolve(person, take="theirs")
+    org = inbound.org
+
+    async def fields(**which):
+        return [row["field"] for row in await restores.listed(desk.conn, org, Losers(**which))]
+
+    assert await fields() == ["last_name", "first_name"]
+    newest = (await restores.listed(desk.conn, org, Losers(limit=1)))[0]
+    assert await fields(before=newest["id"]) == ["first_name"]
+    assert await fields(entity=person, connection="parish", since=at(90)) == ["last_name", "first_name"]
+    assert await fields(since=at(91)) == await fields(connection="nobody") == await fields(entity="person_1") == []
