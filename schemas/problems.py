@@ -7,6 +7,8 @@ may hold a secret or personal data.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Problem(Exception):
     """An error with a stable code.
@@ -25,7 +27,7 @@ class Problem(Exception):
         self.next_step = next_step
         self.log = log
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, Any]:
         """The problem as an API or `--json` answer."""
         body = {"code": self.code, "cause": self.cause, "next_step": self.next_step}
         return body | ({"log": self.log} if self.log else {})

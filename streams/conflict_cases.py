@@ -7,7 +7,7 @@ are in answers, never in problems, logs or the audit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,6 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from connectors.contract import Manifest
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
@@ -31,14 +30,6 @@ DELETE = "deleted_at"
 """The field of a question that is about their delete of the whole record."""
 
 _SQL = queries("conflicts")
-
-
-@dataclass(frozen=True, slots=True)
-class Systems:
-    """What there is to edit, and where it goes; `manifest` as in `connectors.registry`."""
-
-    model: Model
-    manifest: Callable[[str], Manifest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +119,27 @@ async def counts(conn: Conn, org_id: str, *, now: datetime) -> list[Row]:
     return [row | {"oldest_s": (now - row.pop("oldest")).total_seconds()} for row in found]
 
 
-async def cases(conn: Conn, org_id: str, systems: Systems, entity_id: str, connection: str | None = None) -> list[Case]:
+async def cases(conn: Conn, org_id: str, model: Model, entity_id: str, connection: str | None = None) -> list[Case]:
     """The open questions about one record, one case for each connection that asks.
 
     Raises:
         Problem: `conflict_unknown`, `conflict_closed` when they were answered before.
     """
-    found = await with_rows(conn, org_id, systems, entity_id, connection)
+    found = await with_rows(conn, org_id, model, entity_id, connection)
     if not found:
         raise await none_open(conn, org_id, entity_id, connection)
     return [case for case, _ in found]
 
 
 async def with_rows(
-    conn: Conn, org_id: str, systems: Systems, entity_id: str, connection: str | None
+    conn: Conn, org_id: str, model: Model, entity_id: str, connection: str | None
 ) -> list[tuple[Case, Held]]:
     """The same with our rows; empty where nothing is asked."""
     found = await rows(conn, "open", {"org": org_id, "entity": entity_id, "connection": connection})
     if not found:
         return []
     entity_type = found[0]["entity_type"]
-    held = (await edits.read(conn, systems.model, org_id, entity_type, [entity_id]))[entity_id]
+    held = (await edits.read(conn, model, org_id, entity_type, [entity_id]))[entity_id]
     known = {each.name: each.system for each in await connections.list_all(conn, org_id)}
     asked: dict[str, list[Asked]] = {}
     for row in found:

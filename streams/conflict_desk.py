@@ -19,9 +19,10 @@ from psycopg import AsyncConnection
 from schemas.fields import Document, Json
 from schemas.problems import Problem
 from streams import conflict_cases, edits, queues
-from streams.conflict_cases import DELETE, Asked, Case, Systems
+from streams.conflict_cases import DELETE, Asked, Case
 from streams.edits import Held
 from streams.queues import By
+from streams.selected import Systems
 from streams.store import connections, queries, wishes
 from streams.store.connections import Connection
 
@@ -70,6 +71,10 @@ class Moved(Problem):
             "Look at it again and decide with the new `seen`.",
         )
         self.case = case
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem, with the conflict as it is now."""
+        return super().as_json() | {"conflict": self.case.as_json()}
 
 
 async def resolve(conn: Conn, by: By, entity_id: str, answer: Answer, systems: Systems) -> Row:
@@ -122,7 +127,7 @@ async def _resolve(conn: Conn, by: By, entity_id: str, answer: Answer, systems: 
 
 
 async def _the_case(conn: Conn, by: By, entity_id: str, answer: Answer, systems: Systems) -> list[tuple[Case, Held]]:
-    found = await conflict_cases.with_rows(conn, by.org_id, systems, entity_id, answer.connection)
+    found = await conflict_cases.with_rows(conn, by.org_id, systems.model, entity_id, answer.connection)
     if not found:
         raise await conflict_cases.none_open(conn, by.org_id, entity_id, answer.connection)
     if len(found) > 1:
@@ -135,7 +140,9 @@ def _chosen(case: Case, answer: Answer) -> list[tuple[Asked, Choice]]:
     asked = {each.field: each for each in case.fields}
     for name, choice in answer.choices.items():
         if name not in asked:
-            raise Problem("field_not_asked", f"{name} is not in question", f"Asked are: {', '.join(sorted(asked))}.")
+            raise Problem(
+                "field_not_asked", "a field that is named is not in question", f"Asked are: {', '.join(sorted(asked))}."
+            )
         if name == DELETE and choice.take == "value":
             raise Problem("choice_invalid", "they deleted the record: it is kept or deleted", "Take ours or theirs.")
     chosen = {name: answer.choices.get(name) or (Choice(answer.take) if answer.take else None) for name in asked}

@@ -6,12 +6,14 @@ values are those of documents (`schemas.fields`): `first_name`, or `email/email_
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import orjson
 import psycopg
 from psycopg import AsyncConnection, sql
 
@@ -116,9 +118,11 @@ async def write(conn: Conn, model: Model, org_id: str, held: Held, changes: Docu
         return False
     if not held.alive:
         raise Problem("entity_deleted", f"{held.id} was deleted here", "Bring the record back first.")
-    for key, value in wanted.items():
-        await _check(conn, model, org_id, held.entity_type, key, value)
-    await _save(conn, org_id, list(_rows(model, held, wanted, now)))
+    with _refusals(held.entity_type):
+        for key, value in wanted.items():
+            await _check(conn, model, org_id, held.entity_type, key, value)
+        async with conn.transaction():
+            await canon_writes.write(conn, org_id, _rows(model, held, wanted, now))
     return True
 
 
@@ -126,7 +130,10 @@ async def delete(conn: Conn, org_id: str, held: Held, status: str, now: datetime
     """Mark an entity as deleted, in the caller's transaction. Raises Problem (`value_refused`)."""
     if held.alive:
         marks = {"deleted_at": now.isoformat(), "status": status}
-        await _save(conn, org_id, [RowWrite(held.entity_type.name, held.id, marks, now, LOCAL, "")])
+        with _refusals(held.entity_type):
+            async with conn.transaction():
+                rows = [RowWrite(held.entity_type.name, held.id, marks, now, LOCAL, "")]
+                await canon_writes.write(conn, org_id, rows)
 
 
 def narrowed(value: Json, *shown: Json) -> Json:
@@ -148,15 +155,16 @@ def _is_held(held: Held, key: str, value: Json) -> bool:
     return ("/" in key or key in held.document) and same(held.value(key), value)
 
 
-async def _save(conn: Conn, org_id: str, rows: list[RowWrite]) -> None:
+@contextlib.contextmanager
+def _refusals(entity_type: EntityType) -> Iterator[None]:
+    """Say what the database refuses, and quote no value."""
     try:
-        async with conn.transaction():
-            await canon_writes.write(conn, org_id, rows)
+        yield
     except psycopg.DataError as error:
         raise Problem("value_invalid", "the database cannot hold a value of this kind", "See its type.") from error
     except (psycopg.IntegrityError, psycopg.errors.RaiseException) as error:
         rule = error.diag.constraint_name or error.diag.column_name or "a trigger"
-        cause = f"a rule of canon.{error.diag.table_name or rows[0].table} refuses it: {rule}"
+        cause = f"a rule of canon.{error.diag.table_name or entity_type.name} refuses it: {rule}"
         raise Problem("value_refused", cause, "Choose a value that it allows.") from error
 
 
@@ -204,6 +212,8 @@ async def _check_field(conn: Conn, model: Model, org_id: str, entity: EntityType
         raise Problem("field_unknown", f"a {entity.name} cannot be given to another record", "Leave it out.")
     if value is None:
         return
+    if not _is_text(value):
+        raise Problem("value_invalid", f"{entity.name}.{name}: no JSON that can be kept", "Send such a value.")
     accepted = _ACCEPTED.get(field.sql_type)
     if accepted and (not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted)):
         raise Problem("value_invalid", f"{entity.name}.{name} takes {field.sql_type} or null", "Send such a value.")
@@ -216,6 +226,15 @@ async def _check_reference(conn: Conn, model: Model, org_id: str, field: EntityF
     table = sql.Identifier(model[field.references].name)
     if not (await conn.execute(statement.format(table), (org_id, target))).rowcount:
         raise Problem("reference_gone", f"there is no {field.references} of the id that {field.name} names")
+
+
+def _is_text(value: Json) -> bool:
+    """Whether a value can be written as JSON: no lone surrogates, no numbers that are none."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _unknown(entity: str, key: str) -> Problem:

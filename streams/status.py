@@ -35,7 +35,7 @@ async def gather(settings: Settings, org_id: str, now: datetime) -> Json:
     Returns:
         `{"home", "org", "postgres": {"dsn"}, "kafka": {"bootstrap"}, "connect": {"url"}, "registry": {"url"},
         "gateway": {"url", "token"}, "components": {name: {"state", "pid", …}}, "workers": [{"pid", "roles"}],
-        "connections": […], "dead_letters": N,
+        "connections": […], "dead_letters": N, "conflicts": {"open", "oldest_s"}, "reviews": {"open", "oldest_s"},
         "capture": {"state", "code", "cause", "next_step", "lag_bytes", "forecast_s", "since", "at"} or None,
         "lag": {consumer: {topic: records}}, "unreachable": {name: cause}}`
     """
@@ -62,7 +62,8 @@ async def gather(settings: Settings, org_id: str, now: datetime) -> Json:
 
 def for_api(status: Json) -> Json:
     """The status without credentials, places on this machine and process numbers."""
-    shown = {name: status[name] for name in ("org", "connections", "dead_letters", "lag", "unreachable")}
+    names = ("org", "connections", "dead_letters", "conflicts", "reviews", "lag", "unreachable")
+    shown = {name: status[name] for name in names}
     states = {name: part.get("state") for name, part in status["components"].items()}
     return shown | {"components": states, "workers": len(status["workers"])}
 
@@ -108,6 +109,7 @@ async def _from_postgres(settings: Settings, org_id: str, now: datetime, unreach
             return {
                 "connections": await operations.overview(conn, org_id, now),
                 "dead_letters": await operations.count_dead_letters(conn, org_id),
+                **await operations.waiting_for_people(conn, org_id, now),
                 "progress": await operations.progress(conn),
                 "capture": await _capture(conn),
             }
@@ -117,7 +119,9 @@ async def _from_postgres(settings: Settings, org_id: str, now: datetime, unreach
         unreachable["postgres"] = str(failure).partition("\n")[0]
     except Problem as problem:
         unreachable["postgres"] = problem.cause
-    return {"connections": [], "dead_letters": None, "progress": {}, "capture": None}
+    unknown = {"open": None, "oldest_s": None}
+    people = {"conflicts": unknown, "reviews": unknown}
+    return {"connections": [], "dead_letters": None, **people, "progress": {}, "capture": None}
 
 
 async def _capture(conn: psycopg.AsyncConnection[Any]) -> Json | None:

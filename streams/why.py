@@ -19,7 +19,7 @@ from connectors.contract import Manifest
 from schemas.model import Model
 from schemas.problems import Problem
 from streams.rules import explanations
-from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link, Wait
+from streams.rules.explanations import DeadLetter, Decision, Delivery, Entity, Facts, Intent, Link, Loser, Wait
 from streams.store import connections, queries
 from streams.store.connections import Connection
 
@@ -138,7 +138,7 @@ async def _known(conn: Conn, asked: str, entity_id: str, root: str, asker: Asker
     values = {"org": asker.org_id, "ids": ids, "root": root, "limit": LIMIT}
     known = {
         name: await _rows(conn, name, values)
-        for name in ("links", "intents", "waits", "deliveries", "decisions", "conflicts")
+        for name in ("links", "intents", "waits", "deliveries", "decisions", "conflicts", "losers")
     }
     theirs = [link["external_id"] for link in known["links"]]
     keys = [f"{link['connection']}/{link['external_type']}/{link['external_id']}" for link in known["links"]]
@@ -172,6 +172,7 @@ def _facts(
         waits=[Wait(**row) for row in here.get("waits", [])],
         deliveries=[Delivery(**row) for row in here.get("deliveries", [])],
         decisions=[Decision(**row) for row in here.get("decisions", [])],
+        losers=[Loser(**row) for row in here.get("losers", [])],
         conflicts=[row["field"] for row in here.get("conflicts", [])],
         reviews=[row["kind"] for row in here.get("reviews", [])],
         dead_letters=[DeadLetter(**row) for row in here.get("dead_letters", [])],

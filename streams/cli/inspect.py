@@ -51,6 +51,11 @@ def status(as_json: session.Json = False) -> None:
     _section("connections", columns, list(map(_connection, told["connections"])))
     lag = [{"consumer": c, "topic": t, "lag": n} for c, topics in told["lag"].items() for t, n in topics.items()]
     _section("lag", {"consumer": "CONSUMER", "topic": "TOPIC", "lag": "RECORDS BEHIND"}, lag)
+    for what, command in (("conflicts", "conflicts list"), ("reviews", "reviews list")):
+        waiting = told[what]
+        if waiting["open"]:
+            age = show.span(waiting["oldest_s"])
+            show.say(f"\n{waiting['open']} {what} wait for a person, the oldest for {age}: see `syncline {command}`.")
     if told["dead_letters"]:
         show.say(f"\n{told['dead_letters']} dead letters: see them with `syncline dead-letters list`.")
 
@@ -121,6 +126,10 @@ def _tell(report: Report) -> None:
             gone = " (link taken away)" if facts.link.deleted_at else ""
             show.say(f"  their record: {show.cell(f'{facts.link.external_type} {facts.link.external_id}')}{gone}")
         _hops(facts)
+        for lost in facts.losers:
+            again = f", restored {show.cell(lost.restored_at)}" if lost.restored_at else ""
+            said = f"{lost.winner} won ({lost.rule}){again}, number {lost.id} in `syncline conflicts log`"
+            show.say(f"  conflict {show.cell(lost.decided_at)}  {lost.field}: {said}")
 
 
 def _hops(facts: Facts) -> None:

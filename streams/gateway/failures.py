@@ -19,24 +19,38 @@ log = structlog.get_logger(__name__)
 STATUS = {
     "unauthorised": 401,
     "connection_unknown": 404,
+    "conflict_unknown": 404,
     "dead_letter_unknown": 404,
     "hold_unknown": 404,
     "id_unknown": 404,
+    "loser_unknown": 404,
     "not_found": 404,
+    "review_unknown": 404,
     "method_not_allowed": 405,
+    "conflict_closed": 409,
+    "conflict_moved": 409,
     "connection_ambiguous": 409,
     "connection_exists": 409,
+    "entity_deleted": 409,
     "hold_closed": 409,
     "link_taken": 409,
     "not_connected": 409,
     "not_parked": 409,
     "not_redrivable": 409,
+    "not_restorable": 409,
+    "reference_gone": 409,
+    "restored_already": 409,
+    "review_closed": 409,
+    "row_not_ours": 409,
     "system_differs": 409,
     "adapter_unknown": 422,
     "address_refused": 422,
     "archive_unsupported": 422,
     "auth_unsupported": 422,
+    "choice_invalid": 422,
     "config_invalid": 422,
+    "field_not_asked": 422,
+    "field_unknown": 422,
     "fields_invalid": 422,
     "filter_invalid": 422,
     "gate_unknown": 422,
@@ -44,10 +58,13 @@ STATUS = {
     "limit_invalid": 422,
     "link_invalid": 422,
     "name_invalid": 422,
+    "side_needed": 422,
     "type_not_taken": 422,
     "value_invalid": 422,
+    "value_refused": 422,
     "event_too_large": 413,
     "kafka_unavailable": 503,
+    "record_busy": 503,
     "registry_unreachable": 503,
     "not_configured": 503,
     "postgres_unreachable": 503,
@@ -67,13 +84,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def answer(problem: Problem, status: int | None = None) -> JSONResponse:
-    """A problem as an answer."""
+def answer(problem: Problem, status: int | None = None, **more: Any) -> JSONResponse:
+    """A problem as an answer; `more` are members beside the usual ones."""
     status = status or STATUS.get(problem.code, 500)
     body = {"title": problem.code.replace("_", " "), "status": status, "detail": problem.cause}
     headers = {"cache-control": "no-store"} | ({"www-authenticate": "Bearer"} if status == 401 else {})
     return JSONResponse(
-        body | {"code": problem.code, "next_step": problem.next_step}, status, headers, "application/problem+json"
+        body | {"code": problem.code, "next_step": problem.next_step, **more},
+        status,
+        headers,
+        "application/problem+json",
     )
 
 

@@ -57,7 +57,9 @@ FAMILIES: Mapping[str, Family] = {
     "syncline_conflicts_resolved": _total("Values on which both sides differed, decided by rule or person"),
     "syncline_errors_encountered": _total("Calls that failed"),
     "syncline_retry_attempts": _total("Calls that were not the first of their write"),
-    "syncline_conflicts_open": _now("Conflicts that wait for a person"),
+    "syncline_conflicts_open": _now("Fields that wait for a person's decision", "entity_type"),
+    "syncline_conflict_age_seconds": _now("Age of the oldest field that waits for a decision", "entity_type"),
+    "syncline_reviews_open": _now("Review items that wait for a person", "kind"),
     "syncline_routes": _total("Where changes went, per root", "entity_type", "verdict", "reason"),
     "syncline_account": _now("The books: seen, planned, excluded; wished, confirmed, pending, parked, dead", "account"),
     "syncline_unreconciled": _now("Changes that are nowhere, by the identity that shows it", "identity"),
@@ -92,6 +94,17 @@ async def queues(conn: Conn, now: datetime) -> Samples:
             _key(row, "entity_type", "kind"): row["count"] for row in await _rows(conn, "mass_holds")
         },
         "syncline_breaker_open": {_key(row, "slot"): 1 for row in await _rows(conn, "breakers")},
+        **await _for_people(conn, now),
+    }
+
+
+async def _for_people(conn: Conn, now: datetime) -> Samples:
+    conflicts = await _rows(conn, "conflicts")
+    ages = {_key(row, "entity_type"): max(0.0, (now - row["oldest"]).total_seconds()) for row in conflicts}
+    return {
+        "syncline_conflicts_open": {_key(row, "entity_type"): row["count"] for row in conflicts},
+        "syncline_conflict_age_seconds": ages,
+        "syncline_reviews_open": {_key(row, "kind"): row["count"] for row in await _rows(conn, "reviews")},
     }
 
 
@@ -117,20 +130,17 @@ async def totals(conn: Conn, now: datetime) -> Samples:
 
 
 async def books(conn: Conn, now: datetime) -> Samples:
-    """Whether everything adds up; reads all intents and conflicts."""
+    """Whether everything adds up; reads all intents and what was decided."""
     account: dict[tuple[str, ...], float] = {}
     missing: dict[tuple[str, ...], float] = {}
     for scope, book in (await accounting.accounts(conn, now=now)).items():
         for side in (book.routes, book.wishes):
             account |= {(*scope, name): getattr(side, name) for name in side.__dataclass_fields__}
         missing |= {(*scope, identity): count for identity, count in book.differences.items()}
-    conflicts = await _rows(conn, "conflicts")
-    decided = _sum([*conflicts, *await _rows(conn, "losing_values")], "resolved")
     return {
         "syncline_account": account,
         "syncline_unreconciled": missing,
-        "syncline_conflicts_open": _sum(conflicts, "open"),
-        "syncline_conflicts_resolved": decided,
+        "syncline_conflicts_resolved": _sum(await _rows(conn, "losing_values"), "resolved"),
     }
 
 

@@ -204,6 +204,13 @@ class PlannedOut(BaseModel):
     planned: int
 
 
+class WaitingOut(BaseModel):
+    """What waits for a person; null where the database does not answer."""
+
+    open: int | None
+    oldest_s: float | None
+
+
 class StatusOut(BaseModel):
     """How everything stands."""
 
@@ -212,6 +219,8 @@ class StatusOut(BaseModel):
     workers: int
     connections: list[dict[str, Any]]
     dead_letters: int | None
+    conflicts: WaitingOut
+    reviews: WaitingOut
     lag: dict[str, dict[str, int]]
     unreachable: dict[str, str]
 

@@ -105,6 +105,18 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Loser:
+    """A field on which both sides differed, and who won; without the values, which are personal."""
+
+    id: int
+    field: str
+    winner: str
+    rule: str
+    decided_at: datetime
+    restored_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of one entity at one connection; lists are newest first.
 
@@ -112,6 +124,7 @@ class Facts:
         gate: of the root's type, empty when it is out of scope.
         takes_type: the system has this type, by itself or as a part of its root.
         conflicts: fields with an open conflict.
+        losers: fields that were decided lately.
         reviews: kinds of open review items: unlinked, constraint.
     """
 
@@ -128,6 +141,7 @@ class Facts:
     deliveries: Sequence[Delivery] = ()
     decisions: Sequence[Decision] = ()
     conflicts: Sequence[str] = ()
+    losers: Sequence[Loser] = ()
     reviews: Sequence[str] = ()
     dead_letters: Sequence[DeadLetter] = ()
 
@@ -139,7 +153,7 @@ def explain(facts: Facts, entity: Entity | None, now: datetime) -> str:
         said = _not_ours(facts)
     if not said and entity is not None:
         said = _wanted(facts, now) or _settled(facts, entity)
-    return " ".join([said, *_open_questions(facts)])
+    return " ".join([said, *_open_questions(facts, entity)])
 
 
 def _barred(facts: Facts) -> str:
@@ -288,13 +302,14 @@ def _settled(facts: Facts, entity: Entity) -> str:
     return f"Nothing was planned: it has not changed since {name} was connected. `syncline push --all` sends it."
 
 
-def _open_questions(facts: Facts) -> list[str]:
+def _open_questions(facts: Facts, entity: Entity | None) -> list[str]:
     said = []
     if facts.conflicts:
         listed = ", ".join(facts.conflicts)
-        said.append(f"Both sides changed {listed}, and a person must choose; these fields are left out until then.")
+        told = f"Both sides changed {listed}, and a person must choose; these fields are left out until then"
+        said.append(f"{told}: `syncline conflicts show {entity.id}`." if entity else f"{told}.")
     if "constraint" in facts.reviews:
-        said.append("A rule of our database refused an event of theirs; it waits in the review queue.")
+        said.append("A rule of our database refused an event of theirs; it waits: see `syncline reviews list`.")
     said.extend(f"Dead letter {letter.id}: {letter.cause} ({letter.code})." for letter in facts.dead_letters)
     return said
 

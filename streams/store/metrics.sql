@@ -35,9 +35,12 @@ select org_id, connection, entity_type, verdict, reason, sum(roots)::bigint as r
 where verdict <> 'seen' group by 1, 2, 3, 4, 5
 
 -- conflicts --
-select org_id, connection, count(*) filter (where resolved_at is null) as open, count(*) filter (where resolved_at is not null) as resolved
-from sync.conflict group by 1, 2
+select org_id, connection, entity_type, count(*) as count, min(opened_at) as oldest
+from sync.conflict where resolved_at is null group by 1, 2, 3
+
+-- reviews --
+select org_id, connection, kind, count(*) as count from sync.review where closed_at is null group by 1, 2, 3
 
 -- losing_values --
--- Conflicts that a rule decided.
+-- What a rule or a person decided.
 select org_id, connection, count(*) as resolved from sync.conflict_log group by 1, 2

@@ -56,6 +56,12 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
     ]
 
 
+async def waiting_for_people(conn: Conn, org_id: str, now: datetime) -> dict[str, Row]:
+    """`conflicts` and `reviews`: how many are `open`, and `oldest_s`, None where none is."""
+    rows = await _rows(conn, "waiting_for_people", {"org": org_id, "now": now})
+    return {row.pop("what"): row for row in rows}
+
+
 async def count_dead_letters(conn: Conn, org_id: str) -> int:
     """Open dead letters, those that name no connection too."""
     return sum(row["count"] for row in await _rows(conn, "dead_letter_counts", {"org": org_id}))

@@ -15,6 +15,13 @@ where state = 'open' and (org_id = %(org)s or org_id is null) group by 1
 -- conflict_counts --
 select connection, count(*) as count from sync.conflict where org_id = %(org)s and resolved_at is null group by 1
 
+-- waiting_for_people --
+select 'conflicts' as what, count(*) as open, extract(epoch from %(now)s - min(opened_at))::float8 as oldest_s
+from sync.conflict where org_id = %(org)s and resolved_at is null
+union all
+select 'reviews', count(*), extract(epoch from %(now)s - min(created_at))::float8
+from sync.review where org_id = %(org)s and closed_at is null
+
 -- review_counts --
 select connection, count(*) as count from sync.review where org_id = %(org)s and closed_at is null group by 1
 

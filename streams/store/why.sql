@@ -58,6 +58,12 @@ from sync.applied_event where org_id = %(org)s and external_id = %(id)s order by
 select connection, field from sync.conflict
 where org_id = %(org)s and entity_id = any(%(ids)s) and resolved_at is null order by field
 
+-- losers --
+select connection, id, field, winner, rule, decided_at, restored_at
+from (select *, row_number() over (partition by connection order by id desc) as n
+      from sync.conflict_log where org_id = %(org)s and entity_id = any(%(ids)s)) d
+where n <= %(limit)s order by id desc
+
 -- reviews --
 select connection, kind from sync.review
 where org_id = %(org)s and subject = any(%(subjects)s) and closed_at is null order by kind

@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -334,6 +335,104 @@ async def test_dead_letters_are_counted_redriven_and_dropped(client, clinic, poo
         ]  # fmt: skip
 
 
+@pytest.fixture
+async def asked(client, clinic, pool):
+    """A conflict about somebody's name and id; their id."""
+    async with pool.connection() as conn:
+        await conn.execute("delete from sync.conflict; delete from sync.conflict_log; delete from sync.review")
+        await conn.execute("update canon.person set national_id = 'N1' where id = %s", (clinic,))
+        for field, values in {"first_name": ("A", "Ann", "Annie"), "national_id": ("N0", "N1", "N2")}.items():
+            await conn.execute(
+                """insert into sync.conflict
+                     (org_id, connection, entity_type, entity_id, field, rule, base, ours, theirs, event_id)
+                   values ('org_main', 'clinic', 'person', %s, %s, 'protected', %s, %s, %s, '\\x01')""",
+                (clinic, field, *map(json.dumps, values)),
+            )
+    return clinic
+
+
+@pytest.mark.covers("F057", "F062")
+async def test_conflicts_are_listed_shown_decided_and_restored(client, asked, pool):
+    [listed] = (await client.get("/v1/conflicts")).json()
+    assert (listed["entity_id"], listed["name"], listed["fields"]) == (asked, "Ann", ["first_name", "national_id"])
+    assert (await client.get("/v1/conflicts", params={"after": listed["id"]})).json() == []
+    assert (await client.get("/v1/conflicts", params={"older_than_s": 3600})).json() == []
+    counts = (await client.get("/v1/conflicts/counts")).json()
+    assert [(row["field"], row["count"]) for row in counts] == [("first_name", 1), ("national_id", 1)]
+    [case] = (await client.get(f"/v1/conflicts/{asked}")).json()
+    [name, _] = case["fields"]
+    assert (name["base"], name["ours"], name["theirs"], name["ours_by"]) == ("A", "Ann", "Annie", "local")
+    where = f"/v1/conflicts/{asked}/resolve"
+    for body, status, code in [
+        ({"seen": "x", "take": "ours"}, 409, "conflict_moved"),
+        ({"seen": case["seen"]}, 422, "choice_invalid"),
+        ({"seen": case["seen"], "choices": {"first_name": {"take": "ours", "value": "x"}}}, 422, "choice_invalid"),
+        ({"seen": case["seen"], "choices": {"first_name": {}}}, 422, "choice_invalid"),
+        ({"seen": case["seen"], "choices": {"first_name": {"value": 7}}}, 422, "value_invalid"),
+        ({"seen": case["seen"], "choices": {"first_name": {"value": "\u0000"}}}, 422, "value_invalid"),
+        ({"seen": case["seen"], "choices": {"first_name": {"value": "\ud800"}}}, 422, "value_invalid"),
+        ({"seen": case["seen"], "choices": {"\ud800": {"value": "x"}}}, 422, "value_invalid"),
+        ({"seen": case["seen"], "choices": {"gender": {"value": "x"}}}, 422, "field_not_asked"),
+        ({"seen": case["seen"], "take": "mine"}, 422, "value_invalid"),
+        ({"take": "ours"}, 422, "value_invalid"),
+    ]:
+        answer = await client.post(where, content=json.dumps(body), headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        if code == "conflict_moved":
+            assert answer.json()["conflict"] == case
+    decided = {"seen": case["seen"], "choices": {"first_name": {"value": None}}, "take": "theirs", "note": "asked"}
+    told = await client.post(where, json=decided)
+    assert told.json()["resolved"] == {"first_name": "value", "national_id": "theirs"}
+    assert told.json()["left"] == []
+    assert (await client.post(where, json=decided)).json()["code"] == "conflict_closed"
+    assert (await client.get("/v1/conflicts")).json() == []
+
+    log = (await client.get("/v1/conflicts/log", params={"entity": asked, "since": "2020-01-01T00:00:00Z"})).json()
+    lost = {row["field"]: row for row in log}
+    assert (lost["national_id"]["winner"], lost["national_id"]["decided_by"]) == ("theirs", "api")
+    back = f"/v1/conflicts/log/{lost['first_name']['id']}/restore"
+    assert (await client.post(back, json={})).json()["code"] == "side_needed"
+    assert (await client.post(back, json={"side": "theirs"})).json()["changed"] is True
+    assert (await client.post(back, json={"side": "theirs"})).status_code == 409
+    assert (await client.post("/v1/conflicts/log/99999999/restore", json={})).status_code == 404
+    async with pool.connection() as conn:
+        cursor = await conn.execute("select first_name, national_id from canon.person where id = %s", (asked,))
+        assert await cursor.fetchone() == ("Annie", "N2")
+
+
+async def test_reviews_are_listed_tried_again_and_closed(client, asked, pool, database):
+    async with pool.connection() as conn:
+        await conn.execute(
+            """insert into sync.review (org_id, connection, kind, entity_type, subject, value, detail) values
+               ('org_main', 'clinic', 'constraint', 'person', 'x7', 'avro', '{"constraint": "one", "payload": "Ann"}'),
+               ('org_other', 'clinic', 'constraint', 'person', 'x7', null, '{}')"""
+        )
+    answer = await client.get("/v1/reviews", params={"kind": "constraint"})
+    [item] = answer.json()
+    assert (item["detail"], item["can_retry"]) == ({"constraint": "one"}, True)
+    assert "Ann" not in answer.text
+    here = f"/v1/reviews/{item['id']}"
+    assert (await client.get(here)).json() == item
+    assert (await client.post(f"{here}/retry")).json()["code"] == "not_redrivable"  # no Kafka at hand
+
+    published = []
+
+    async def republish(org, records):
+        published.append((org, *records))
+
+    app = make_app(database, pool)
+    app.state.api = replace(app.state.api, republish=republish)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", headers=AUTH) as with_kafka:
+        assert (await with_kafka.post(f"{here}/retry")).status_code == 202
+    assert published == [("org_main", b"avro")]
+    assert (await client.post(f"{here}/close", json={"note": "a test"})).status_code == 204
+    assert (await client.post(f"{here}/close", json={})).json()["code"] == "review_closed"
+    assert (await client.get("/v1/reviews")).json() == []
+    [closed] = (await client.get("/v1/reviews", params={"closed": True})).json()
+    assert (closed["note"], closed["closed_by"]) == ("a test", "api")
+    assert (await client.get(f"/v1/reviews/{item['id'] + 1}")).status_code == 404
+
+
 async def test_openapi_describes_the_routes_and_the_token(client):
     told = (await client.get("/v1/openapi.json")).json()
     assert told["security"] == [{"token": []}]
@@ -405,6 +504,11 @@ acts = st.fixed_dictionaries(
         "code": texts,
         "source": texts,
         "dry_run": st.booleans(),
+        "seen": texts,
+        "take": texts | st.sampled_from(["ours", "theirs"]),
+        "choices": st.dictionaries(texts, st.dictionaries(st.sampled_from(["take", "value"]), anything, max_size=2)),
+        "note": texts,
+        "side": texts | st.just("ours"),
     },
 )
 
@@ -418,7 +522,7 @@ def test_nothing_sent_to_it_breaks_it(database):
     app = make_app(database, pool)
     # Status asks Kafka and the stack; it takes no input.
     listed = st.sampled_from([route for route in routes(app) if route[1] != "/v1/status"])
-    named = st.sampled_from(["limit", "closed", "connection", "state", "entity"])
+    named = st.sampled_from(["limit", "closed", "connection", "state", "entity", "since", "before", "after", "kind"])
     queries = st.dictionaries(named, st.text(max_size=9), max_size=3)
     sent = documents | choices | acts
     bodies = sent.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40)

@@ -13,10 +13,11 @@ import pytest
 from schemas.model import Model
 from schemas.problems import Problem
 from streams import conflict_cases, conflict_desk, restores
-from streams.conflict_cases import Systems, Wanted
+from streams.conflict_cases import Wanted
 from streams.conflict_desk import Answer, Choice, Moved
 from streams.queues import By
 from streams.restores import Losers
+from streams.selected import Systems
 from tests.integration import test_applier as harness
 from tests.integration.scripted import Outbound
 from tests.integration.test_applier import MODEL, Inbound, at, manifest
@@ -39,7 +40,7 @@ class Desk:
         self.out.now = at(95)
 
     async def case(self, entity: str):
-        [case] = await conflict_cases.cases(self.conn, self.inbound.org, SYSTEMS, entity)
+        [case] = await conflict_cases.cases(self.conn, self.inbound.org, MODEL, entity)
         return case
 
     async def resolve(self, entity: str, choices=None, *, take=None, seen=None, note=None, conn=None):

@@ -22,6 +22,9 @@ PLAIN = [
     ("connections", "set"), ("resync",), ("intents",), ("lanes",), ("lanes", "pause"), ("lanes", "resume"),
     ("lanes", "budget"), ("parked",), ("parked", "list"), ("parked", "show"), ("parked", "retry"), ("parked", "drop"),
     ("holds",), ("holds", "list"), ("holds", "approve"), ("holds", "drop"), ("connectors",), ("connectors", "apply"),
+    ("conflicts",), ("conflicts", "list"), ("conflicts", "show"), ("conflicts", "resolve"), ("conflicts", "log"),
+    ("conflicts", "restore"), ("reviews",), ("reviews", "list"), ("reviews", "show"), ("reviews", "retry"),
+    ("reviews", "close"),
 ]  # fmt: skip
 STACK = [("up",), ("down",), ("stack",), ("psql",), ("logs",)]
 
@@ -48,7 +51,15 @@ def test_every_command_has_help(syncline, command):
     assert out.startswith(f"Usage: {' '.join(('syncline', *command))}")
     if command in STACK or command == ():
         return
-    if command not in [("connections",), ("dead-letters",), ("connectors",), ("parked",), ("holds",)]:
+    if command not in [
+        ("connections",),
+        ("dead-letters",),
+        ("connectors",),
+        ("parked",),
+        ("holds",),
+        ("conflicts",),
+        ("reviews",),
+    ]:
         assert "Examples:" in out
     assert not re.search(r"\w\.\.\.$", out, re.MULTILINE), "a description is cut"
 

@@ -61,7 +61,7 @@ def test_the_api_tells_no_credential_and_no_place():
         "home": "/secret/home", "org": "o", "postgres": {"dsn": "postgresql://u:secret@h"}, "kafka": {},
         "connect": {}, "registry": {}, "gateway": {"url": "u", "token": "secret"}, "workers": [{"pid": 1}],
         "components": {"kafka": {"state": "ready", "pid": 4, "log": "/secret/log"}}, "connections": [],
-        "dead_letters": 0, "lag": {}, "unreachable": {},
+        "dead_letters": 0, "conflicts": {}, "reviews": {}, "lag": {}, "unreachable": {},
     }  # fmt: skip
     shown = status.for_api(told)
     assert "secret" not in str(shown)

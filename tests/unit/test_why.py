@@ -70,7 +70,7 @@ TABLE = [
     ("never changed", {}, {}, "`syncline push --all` sends it"),
     ("deleted before", {}, {"deleted_at": NOW}, "deleted here before anything was planned"),
     ("conflict", {"link": LINK, "conflicts": ["email", "phone"]}, {}, "changed email, phone, and a person must choose"),
-    ("constraint", {"reviews": ["constraint"]}, {}, "waits in the review queue"),
+    ("constraint", {"reviews": ["constraint"]}, {}, "it waits: see `syncline reviews list`"),
     ("dead letter", {"dead_letters": [DeadLetter(4, "push", "invalid", "bad date")]}, {}, "Dead letter 4: bad date (invalid)."),
 ]  # fmt: skip
 

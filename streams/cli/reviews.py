@@ -1,0 +1,139 @@
+"""`reviews`: what the pipeline asks a person to look at."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from streams.cli import session, show
+from streams.cli.examples import examples
+from streams.cli.pushing import Connection, Limit
+
+Number = Annotated[int, typer.Argument(metavar="ID", help="Number of the item.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        help="See what was refused or has no partner, and try it again.", no_args_is_help=True, rich_markup_mode=None
+    )
+    group.command(
+        "list", epilog=examples("syncline reviews list", "syncline reviews list --connection clinic --kind constraint")
+    )(list_)
+    group.command("show", epilog=examples("syncline reviews show 12", "syncline reviews show 12 --payload"))(show_)
+    group.command("retry", epilog=examples("syncline reviews retry 12"))(retry)
+    group.command("close", epilog=examples("syncline reviews close 12 --note 'a test record of theirs'"))(close)
+    app.add_typer(group, name="reviews")
+
+
+def list_(
+    *,
+    connection: Connection = None,
+    kind: Annotated[str | None, typer.Option(help="Only of this kind: constraint, unlinked …")] = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Also those that were closed.")] = False,
+    before: Annotated[int | None, typer.Option(min=0, metavar="ID", help="Only older ones than this number.")] = None,
+    limit: Limit = 100,
+    as_json: session.Json = False,
+) -> None:
+    """List what waits for a look, newest first."""
+    from streams import reviews
+    from streams.reviews import Which
+
+    loaded = session.settings()
+
+    async def work() -> list[dict[str, Any]]:
+        async with session.database(loaded) as conn:
+            return await reviews.listed(conn, session.org(loaded), Which(connection, kind, closed, before, limit))
+
+    rows = session.run(work())
+    if as_json:
+        show.as_json(rows)
+        return
+    columns = {
+        "id": "ID", "created_at": "SINCE", "connection": "CONNECTION", "kind": "KIND", "entity_type": "OF",
+        "subject": "RECORD", "rule": "RULE",
+    }  # fmt: skip
+    if closed:
+        columns |= {"closed_at": "CLOSED", "closed_by": "BY", "note": "NOTE"}
+    rules = [row | {"rule": row["detail"].get("constraint")} for row in rows]
+    show.table(columns, rules, empty="There is nothing to look at.")
+
+
+def show_(
+    number: Number,
+    payload: Annotated[
+        bool, typer.Option("--payload", help="Print their record too: personal data; the audit keeps who looked.")
+    ] = False,
+    as_json: session.Json = False,
+) -> None:
+    """Show one item."""
+    from streams import reviews
+
+    loaded = session.settings()
+
+    async def work() -> tuple[dict[str, Any], Any]:
+        async with session.database(loaded) as conn:
+            found = await reviews.show(conn, session.org(loaded), number)
+            return found, await reviews.payload(conn, session.by(loaded), number) if payload else None
+
+    row, record = session.run(work())
+    if as_json:
+        show.as_json(row | ({"payload": record} if payload else {}))
+        return
+    detail = row.pop("detail")
+    show.pairs({name: value for name, value in (row | detail).items() if value is not None})
+    if payload:
+        show.say("")
+        show.as_json(record)
+
+
+def retry(number: Number, as_json: session.Json = False) -> None:
+    """Apply the event once more, after the row or the rule was changed.
+
+    The item closes by itself when that succeeds; otherwise it stays, with the newest reason.
+    """
+    from streams import reviews
+    from streams.inbound import redrive
+
+    loaded = session.settings()
+
+    async def work() -> None:
+        async with session.database(loaded) as conn:
+            row = await reviews.show(conn, session.org(loaded), number)
+            if not row["can_retry"] or row["closed_at"]:
+                await reviews.retry(
+                    conn, session.by(loaded), number, None
+                )  # says why not; Kafka is not needed for that
+            async with redrive.opened(loaded) as republish:
+                await reviews.retry(conn, session.by(loaded), number, republish)
+
+    session.run(work())
+    if as_json:
+        show.as_json({"id": number, "state": "retried"})
+    else:
+        show.say(f"The event of {number} is on its way again; see `syncline reviews list`.")
+
+
+def close(
+    number: Number,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for those who ask later.")] = None,
+    as_json: session.Json = False,
+) -> None:
+    """Close one for good: its event is not applied.
+
+    They keep what they have; a later event of the same record is applied as always.
+    """
+    from streams import reviews
+
+    loaded = session.settings()
+
+    async def work() -> None:
+        async with session.database(loaded) as conn:
+            await reviews.close(conn, session.by(loaded), number, note)
+
+    session.run(work())
+    if as_json:
+        show.as_json({"id": number, "state": "closed"})
+    else:
+        show.say(f"Review item {number} is closed.")
