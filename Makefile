@@ -16,7 +16,7 @@ export UV_NO_PROGRESS := 1
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo test check format bench bench-outbound accept-skeleton accept-outbound setup clean
+.PHONY: help demo test check format bench bench-outbound accept-skeleton accept-outbound accept-inbound setup clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -49,6 +49,9 @@ accept-skeleton: $(READY) ## Prove the first slice end to end: row in, request o
 
 accept-outbound: $(READY) ## Prove the outbound engine at full size: lost answers, outages, quotas, a lost slot, a mass delete
 	$(BIN)/python -m tests.acceptance.outbound
+
+accept-inbound: $(READY) ## Prove the inbound engine at full size: histories, floods under kills, a hub, fuzzed webhooks
+	$(BIN)/python -m tests.acceptance.inbound
 
 setup: $(READY) ## Only install what the other targets need
 

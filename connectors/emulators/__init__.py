@@ -10,9 +10,11 @@ and knows nothing of HTTP servers.
                                              "webhooks": {"sent", "dropped", "duplicated", "failed", "waiting"}, …}
     GET    /_emulator/calls?after=N&limit=M [{"n", "at" (unix s), "method", "path", "status", "type", "keys", "body"}]
     GET    /_emulator/records/TYPE[/ID]
-    PUT    /_emulator/records/TYPE[/ID]     the record's fields; a list of them under TYPE; DELETE needs the ID
+    PUT    /_emulator/records/TYPE[/ID]     the record's fields; under TYPE a list of them, new or with `id`; DELETE
+                                            needs the ID
     POST   /_emulator/faults                [{"kind", "rate" or "next", "match": path prefix, "method", options}];
                                             [] clears
+    GET    /_emulator/webhooks?after=N      the bodies that receivers took
     POST   /_emulator/webhooks              {"url", "secret"}; {"url": null} stops all
     POST   /_emulator/clock                 {"now": ISO} stands still there; {"skew_s": N} runs N s off; {} is right
     POST   /_emulator/reset                 as after the start: seeded records only, no faults, no webhooks

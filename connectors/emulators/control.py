@@ -60,6 +60,10 @@ def _read(emulator: Emulator, name: str, call: Call) -> Reply:
             return reply(200, state)
         case "counts":
             return reply(200, {**emulator.journal.counts(), "webhooks": emulator.outbox.counts()})
+        case "webhooks":
+            return reply(
+                200, emulator.outbox.taken(int(call.query.get("after", 0)), int(call.query.get("limit", 10_000)))
+            )
         case "calls":
             limit = int(call.query["limit"]) if "limit" in call.query else None
             return reply(200, emulator.journal.calls(int(call.query.get("after", 0)), limit))
@@ -106,7 +110,7 @@ def _records(emulator: Emulator, method: str, parts: list[str], content: Any) ->
     system = emulator.system
     try:
         if method == "PUT" and isinstance(content, list) and record_id is None:
-            return reply(200, [system.put(kind, None, fields) for fields in content])
+            return reply(200, [system.put(kind, fields.pop("id", None), fields) for fields in content])
         if method == "PUT" and isinstance(content, dict):
             return reply(200, system.put(kind, record_id, content))
         if method == "DELETE" and record_id is not None:
@@ -116,7 +120,9 @@ def _records(emulator: Emulator, method: str, parts: list[str], content: Any) ->
             return reply(200, records if record_id is None else records[record_id])
     except KeyError as missing:
         return _not_found(str(missing.args[0]))
-    return reply(400, {"error": "PUT an object (or, without an id, a list of them), DELETE with an id, or GET"})
+    return reply(
+        400, {"error": "PUT an object (or a list of them, each with its `id` or new), DELETE with an id, or GET"}
+    )
 
 
 def _not_found(what: str) -> Reply:

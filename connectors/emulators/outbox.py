@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import httpx
+import orjson
 
 from connectors import http, webhook
 from connectors.emulators.faults import Faults
 from connectors.errors import ConnectorError
+from schemas.fields import Json
 
 LANES = 16
 """Webhooks in flight at once; all of one record take the same lane, so they stay in order."""
@@ -49,6 +51,7 @@ class Outbox:
         self._http: httpx.AsyncClient | None = None
         self._counts: Counter[str] = Counter()
         self._waiting = 0
+        self._taken: list[bytes] = []
 
     def subscribe(self, url: str, secret: str) -> None:
         """Send to this URL from now on."""
@@ -81,10 +84,15 @@ class Outbox:
         names = ("sent", "dropped", "duplicated", "reordered", "failed")
         return {name: self._counts[name] for name in names} | {"waiting": self._waiting}
 
+    def taken(self, after: int, limit: int) -> list[Json]:
+        """The bodies that receivers took, in the order in which they did, without the first `after`."""
+        return [orjson.loads(body) for body in self._taken[after : after + limit]]
+
     def reset(self) -> None:
         """No subscriber, no counts."""
         self.unsubscribe()
         self._counts.clear()
+        self._taken.clear()
 
     async def close(self) -> None:
         """Stop sending."""
@@ -121,6 +129,7 @@ class Outbox:
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
             else:
                 self._counts["sent"] += 1
+                self._taken.append(body)
                 break
         else:
             self._counts["failed"] += 1

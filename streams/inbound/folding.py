@@ -130,6 +130,8 @@ class _Fold:
         if record.link_id is not None:
             return "deleted_here"
         if event.op == "delete":
+            record.gone_at = max(event.occurred_at, record.gone_at or event.occurred_at)
+            record.unlinked_at = max(record.gone_at, record.unlinked_at or record.gone_at)
             return "unknown_here"
         if record.unlinked_at is not None and event.occurred_at <= record.unlinked_at:
             return "unlinked_since"

@@ -57,6 +57,7 @@ class Record:
         entity_id: the entity it is linked with, or is by its id; None when there is none.
         unresolved: references of it that waited for their target when it was last applied.
         unlinked_at: when its last link was taken away.
+        gone_at: when they deleted it, of a record that we never knew: what happened there before must not make it.
         refused: why it must not make or change an entity.
     """
 
@@ -66,6 +67,7 @@ class Record:
     state: State = field(default_factory=State)
     unresolved: Mapping[str, Json] = field(default_factory=dict)
     unlinked_at: datetime | None = None
+    gone_at: datetime | None = None
     refused: str = ""
 
 

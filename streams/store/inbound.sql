@@ -78,6 +78,14 @@ select %(org)s, r.id, %(connection)s, %(type)s, r.external_id, %(entity_type)s, 
 from json_to_recordset(%(rows)s::json) as r(id text, external_id text, entity_id text)
 order by r.entity_id
 
+-- save_gone --
+-- Records that they deleted before we knew them, each as a link that is closed already: the tombstone of their id.
+insert into sync.external_link (org_id, connection, external_type, external_id, entity_type, sync_key, made_by, deleted_at)
+select %(org)s, %(connection)s, %(type)s, r.external_id, %(entity_type)s,
+  %(org)s || '/' || %(connection)s || '/' || %(type)s || '/' || r.external_id, 'inbound', r.at
+from json_to_recordset(%(rows)s::json) as r(external_id text, at timestamptz)
+order by r.external_id
+
 -- settle_creates --
 -- They have the record, whatever became of the answer to our create: what is still to be said goes out as an update.
 update sync.push_intent set state = 'PENDING', body = null, sent = null, resolve = null, resolve_token = null, attempt = 0,

@@ -58,6 +58,32 @@ class Theirs:
             found += page
         return found
 
+    def edit(self, kind: str, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Edit records that have an `id`, add the others, as users of theirs; the records as they are then."""
+        return list(self._http.put(f"/records/{kind}", json=list(records)).raise_for_status().json())
+
+    def remove(self, kind: str, record_id: str) -> None:
+        """Delete a record, as a user of theirs."""
+        self._http.delete(f"/records/{kind}/{record_id}").raise_for_status()
+
+    def listed(self, kind: str) -> list[dict[str, Any]]:
+        """What a poll of everything reads: the living and the gone."""
+        found: list[dict[str, Any]] = []
+        query = {"limit": "500"}
+        while True:
+            page = self._http.get(f"{self.url}/v1/{kind}", params=query).raise_for_status().json()
+            found += page["data"]
+            if page["next"] is None:
+                return found
+            query["cursor"] = page["next"]
+
+    def taken(self) -> list[dict[str, Any]]:
+        """The bodies of the webhooks that were answered with 2xx."""
+        found: list[dict[str, Any]] = []
+        while page := self._get("/webhooks", after=len(found)):
+            found += page
+        return found
+
     def set(self, what: str, content: Any) -> Any:
         """`faults`, `limits`, `reject`, `webhooks` … as the control API takes them."""
         return self._http.post(f"/{what}", json=content).raise_for_status().json()
@@ -119,17 +145,30 @@ class Site:
         return process
 
     def connect(
-        self, org: str, system: str, theirs: Theirs, *, settings: Mapping[str, Any] | None = None, **choices: Any
-    ) -> None:
-        """Connect an organisation to an emulated system under the system's name."""
+        self,
+        org: str,
+        system: str,
+        theirs: Theirs,
+        *,
+        name: str = "",
+        settings: Mapping[str, Any] | None = None,
+        **choices: Any,
+    ) -> connections.Webhook:
+        """Connect an organisation to an emulated system, under the system's name if no other is given."""
         given = config.load({"type": system, "url": theirs.url, "extraFields": dict(settings or {})})
         service = connections.service(self.settings, "acceptance", plan_all())
 
-        async def connect() -> None:
+        async def connect() -> connections.Connected:
             async with await psycopg.AsyncConnection.connect(self.settings.dsn("app"), autocommit=True) as conn:
-                await service.connect(conn, org, system, given, Choices(poll_interval_s=3600.0, **choices))
+                chosen = Choices(poll_interval_s=3600.0, **choices)
+                return await service.connect(conn, org, name or system, given, chosen)
 
-        asyncio.run(connect())
+        return asyncio.run(connect()).webhook
+
+    def listen(self, webhook: connections.Webhook, theirs: Theirs) -> None:
+        """Have a system send its webhooks to our gateway."""
+        url, secret = webhook.url.get_secret_value(), webhook.secret.get_secret_value()
+        theirs.set("webhooks", {"url": url, "secret": secret})
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line on this site."""

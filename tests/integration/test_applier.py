@@ -388,6 +388,19 @@ async def test_their_deletes_follow_the_connection(inbound, policy, gone, status
     assert (person["deleted_at"], person["status"], person["first_name"]) == (None, "active", "back")
 
 
+@pytest.mark.covers("R12")
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_record_that_they_deleted_before_we_knew_it_is_not_made_by_an_older_event(inbound, together):
+    delete, created = inbound.event("x1", None, 5), inbound.event("x1", ANN, 1)
+    for batch in [[delete, created]] if together else [[delete], [created]]:
+        await inbound.apply(*batch)
+    assert await inbound.people() == []
+    assert await inbound.ledger() == [("ignored", "unlinked_since"), ("ignored", "unknown_here")]
+    # and if it is restored there, it comes
+    await inbound.apply(inbound.event("x1", ANN, 9))
+    assert (await inbound.person())["first_name"] == "Ann"
+
+
 async def test_what_was_deleted_here_is_not_revived(inbound):
     entity = await make_linked(inbound)
     await inbound.admin.execute("update canon.person set deleted_at = now() where org_id = %s", (inbound.org,))
