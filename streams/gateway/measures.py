@@ -47,6 +47,8 @@ FAMILIES: Mapping[str, Family] = {
     "syncline_intents": _now("Records that are not in step, by the state of their intent", "external_type", "state"),
     "syncline_queue_age_seconds": _now("Age of the oldest change they do not have, by its intent's state", "state"),
     "syncline_dead_letters": _now("Open dead letters", "source"),
+    "syncline_events_waiting": _now("Events of theirs that cannot be applied yet", "external_type", "reason"),
+    "syncline_event_age_seconds": _now("Age of the oldest event that waits", "external_type", "reason"),
     "syncline_mass_holds": _now("Mass changes that wait for a person", "entity_type", "kind"),
     "syncline_breaker_open": _now("1 for each worker that does not call a system that does not answer", "slot"),
     "syncline_deliveries": _total("Calls that were to bring a record over, by outcome", "entity_type", "outcome"),
@@ -85,11 +87,16 @@ async def queues(conn: Conn, now: datetime) -> Samples:
         if row["state"] in ("PENDING", "RETRY", "WAITING", "UNKNOWN", "SENDING") and row["oldest"]:
             age = max(0.0, (now - row["oldest"]).total_seconds())
             ages[*scope, row["state"]] = max(age, ages.get((*scope, row["state"]), 0.0))
+    waiting = await _rows(conn, "waiting_events")
     return {
         "syncline_connection": {_key(row, "state"): 1 for row in await _rows(conn, "connections")},
         "syncline_intents": intents,
         "syncline_queue_age_seconds": ages,
         "syncline_dead_letters": {_key(row, "source"): row["count"] for row in await _rows(conn, "dead_letters")},
+        "syncline_events_waiting": {_key(row, "external_type", "reason"): row["count"] for row in waiting},
+        "syncline_event_age_seconds": {
+            _key(row, "external_type", "reason"): max(0.0, (now - row["oldest"]).total_seconds()) for row in waiting
+        },
         "syncline_mass_holds": {
             _key(row, "entity_type", "kind"): row["count"] for row in await _rows(conn, "mass_holds")
         },

@@ -19,6 +19,11 @@ from sync.push_intent where state in ('HELD', 'WAITING', 'PARKED', 'DEAD') group
 select coalesce(org_id, '') as org_id, coalesce(connection, '') as connection, source, count(*) as count
 from sync.dead_letter where state = 'open' group by 1, 2, 3
 
+-- waiting_events --
+select org_id, connection, external_type, case when waits_for = '{}' then 'row_locked' else 'create_in_doubt' end as reason,
+  count(*) as count, min(received_at) as oldest
+from sync.waiting_event group by 1, 2, 3, 4
+
 -- mass_holds --
 select org_id, connection, entity_type, kind, count(*) as count from sync.mass_hold where state = 'open' group by 1, 2, 3, 4
 

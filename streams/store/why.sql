@@ -15,8 +15,10 @@ select distinct connection, external_type, entity_type, entity_id from sync.exte
 where org_id = %(org)s and external_id = %(id)s and deleted_at is null order by 1, 2
 
 -- events_by_external_id --
-select distinct connection, external_type from sync.applied_event
-where org_id = %(org)s and external_id = %(id)s order by 1, 2
+select connection, external_type from sync.applied_event where org_id = %(org)s and external_id = %(id)s
+union
+select connection, external_type from sync.waiting_event where org_id = %(org)s and external_id = %(id)s
+order by 1, 2
 
 -- intents --
 select p.connection, p.entity_id, p.state, p.reason, greatest(p.wanted_seq - p.done_seq, 0) as behind, p.attempt,
@@ -52,7 +54,11 @@ where n <= %(limit)s order by applied_at desc
 
 -- decisions_by_external_id --
 select connection, decision, reason, source, occurred_at, received_at, applied_at
-from sync.applied_event where org_id = %(org)s and external_id = %(id)s order by applied_at desc limit %(limit)s
+from sync.applied_event where org_id = %(org)s and external_id = %(id)s
+union all
+select connection, 'waiting', case when waits_for = '{}' then 'row_locked' else 'create_in_doubt' end, '', received_at, received_at, waits_since
+from sync.waiting_event where org_id = %(org)s and external_id = %(id)s
+order by applied_at desc limit %(limit)s
 
 -- conflicts --
 select connection, field from sync.conflict

@@ -9,9 +9,10 @@ import pytest
 
 from connectors.contract import CreateTier, Delivered, Failed
 from connectors.errors import Ambiguous
+from streams import why
 from streams.rules.doubts import ANY_WITHIN
 from streams.settings import Settings
-from tests.integration.both_ways import BothWays, both_ways
+from tests.integration.both_ways import MODEL, BothWays, both_ways
 from tests.integration.scripted import NOW, with_tier
 
 pytestmark = pytest.mark.integration
@@ -100,6 +101,11 @@ async def test_an_event_waits_once_however_often_it_comes(database: Settings) ->
         await both.hear(event)
         await both.hear(event)
         assert len(await both.rows("select * from sync.waiting_event where org_id = %s", "org_again")) == 1
+
+        asker = why.Asker(both.out.org, MODEL, lambda _: both.out.manifest, both.out.now)
+        (report,) = await why.why(both.out.conn, "x1", asker)
+        (sentence,) = (sentence for _, sentence in report.connections)
+        assert sentence == "It has no row of ours: the last event of mirror was waiting (create_in_doubt)."
 
 
 @pytest.mark.covers("F113")
