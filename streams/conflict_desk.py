@@ -17,12 +17,12 @@ import psycopg
 from psycopg import AsyncConnection
 
 from schemas.fields import Document, Json
+from schemas.model import Model
 from schemas.problems import Problem
 from streams import conflict_cases, edits, queues
 from streams.conflict_cases import DELETE, Asked, Case
 from streams.edits import Held
 from streams.queues import By
-from streams.selected import Systems
 from streams.store import connections, queries, wishes
 from streams.store.connections import Connection
 
@@ -77,7 +77,7 @@ class Moved(Problem):
         return super().as_json() | {"conflict": self.case.as_json()}
 
 
-async def resolve(conn: Conn, by: By, entity_id: str, answer: Answer, systems: Systems) -> Row:
+async def resolve(conn: Conn, by: By, entity_id: str, answer: Answer, model: Model) -> Row:
     """Decide; what is decided is written, kept and passed on in one transaction.
 
     Returns:
@@ -88,7 +88,7 @@ async def resolve(conn: Conn, by: By, entity_id: str, answer: Answer, systems: S
         Problem: `conflict_unknown`, `conflict_closed`, `connection_ambiguous`, `field_not_asked`, `choice_invalid`,
             `record_busy`, and those of `streams.edits.write`.
     """
-    return await unhurried(conn, entity_id, lambda: _resolve(conn, by, entity_id, answer, systems))
+    return await unhurried(conn, entity_id, lambda: _resolve(conn, by, entity_id, answer, model))
 
 
 async def unhurried(conn: Conn, entity_id: str, act: Callable[[], Awaitable[Row]]) -> Row:
@@ -101,39 +101,42 @@ async def unhurried(conn: Conn, entity_id: str, act: Callable[[], Awaitable[Row]
     raise Problem("record_busy", f"another transaction holds {entity_id}", "Try again in a moment.")
 
 
-async def _resolve(conn: Conn, by: By, entity_id: str, answer: Answer, systems: Systems) -> Row:
-    [name] = {case.connection for case, _ in await _the_case(conn, by, entity_id, answer, systems)}
-    place = {"org": by.org_id, "entity": entity_id, "connection": name}
-    kept = answer.choices.get(DELETE, Choice(answer.take or "theirs")).take == "ours"
-    entity_type = systems.model.type_of_id(entity_id)
-    if kept and entity_type:  # links before rows, rows before questions: the order of the applier
-        await conn.execute(_SQL["lock_link"], place | {"entity_type": entity_type.name})
-    if entity_type:
-        await edits.read(conn, systems.model, by.org_id, entity_type.name, [entity_id], lock=True)
-    await conn.execute(_SQL["lock"], place)
-    [(case, held)] = await _the_case(conn, by, entity_id, answer, systems)
+async def _resolve(conn: Conn, by: By, entity_id: str, answer: Answer, model: Model) -> Row:
+    asks, _ = await _the_case(conn, by, entity_id, answer.connection, model)
+    place = {"org": by.org_id, "entity": entity_id, "connection": asks.connection}
+    types = await _lock(conn, by, asks, place, model)
+    case, held = await _the_case(conn, by, entity_id, asks.connection, model)
     if case.seen != answer.seen:
         raise Moved(case)
     chosen = _chosen(case, answer)
-    connection = await connections.load_connection(conn, by.org_id, name)
-    await _write(conn, by, held, chosen, connection, systems)
+    connection = await connections.load_connection(conn, by.org_id, case.connection)
+    await _write(conn, by, held, chosen, connection, model)
     await _close(conn, by, case, chosen, answer.note)
     if held.alive and any(choice.take != "theirs" for _, choice in chosen):
-        await _pass_on(conn, by, case, connection, systems, created_anew=kept and _asks_delete(chosen))
+        anew = any(asked.field == DELETE and choice.take == "ours" for asked, choice in chosen)
+        await _pass_on(conn, by, case, connection, types, created_anew=anew)
     told = {asked.field: choice.take for asked, choice in chosen}
-    await queues.audit(conn, by, "conflict.resolve", entity_id, connection=name, resolved=told)
+    await queues.audit(conn, by, "conflict.resolve", entity_id, connection=case.connection, resolved=told)
     left = sorted({asked.field for asked in case.fields} - told.keys())
-    return {"entity_id": entity_id, "connection": name, "resolved": told, "left": left}
+    return {"entity_id": entity_id, "connection": case.connection, "resolved": told, "left": left}
 
 
-async def _the_case(conn: Conn, by: By, entity_id: str, answer: Answer, systems: Systems) -> list[tuple[Case, Held]]:
-    found = await conflict_cases.with_rows(conn, by.org_id, systems.model, entity_id, answer.connection)
+async def _lock(conn: Conn, by: By, case: Case, place: Row, model: Model) -> list[str]:
+    """Links, then rows, then questions, as the applier does; their types that the record is linked as."""
+    links = await conflict_cases.rows(conn, "lock_link", place | {"entity_type": case.entity_type})
+    await edits.read(conn, model, by.org_id, case.entity_type, [case.entity_id], lock=True)
+    await conn.execute(_SQL["lock"], place)
+    return [row["external_type"] for row in links]
+
+
+async def _the_case(conn: Conn, by: By, entity_id: str, connection: str | None, model: Model) -> tuple[Case, Held]:
+    found = await conflict_cases.with_rows(conn, by.org_id, model, entity_id, connection)
     if not found:
-        raise await conflict_cases.none_open(conn, by.org_id, entity_id, answer.connection)
+        raise await conflict_cases.none_open(conn, by.org_id, entity_id, connection)
     if len(found) > 1:
         names = ", ".join(case.connection for case, _ in found)
         raise Problem("connection_ambiguous", f"{entity_id} is asked about at {names}", "Name one of them.")
-    return found
+    return found[0]
 
 
 def _chosen(case: Case, answer: Answer) -> list[tuple[Asked, Choice]]:
@@ -152,19 +155,15 @@ def _chosen(case: Case, answer: Answer) -> list[tuple[Asked, Choice]]:
     return decided
 
 
-def _asks_delete(chosen: Sequence[tuple[Asked, Choice]]) -> bool:
-    return any(asked.field == DELETE for asked, _ in chosen)
-
-
 async def _write(
-    conn: Conn, by: By, held: Held, chosen: Sequence[tuple[Asked, Choice]], connection: Connection, systems: Systems
+    conn: Conn, by: By, held: Held, chosen: Sequence[tuple[Asked, Choice]], connection: Connection, model: Model
 ) -> None:
     """Our rows after the decision. The link's base holds theirs already, so that only what differs from it is sent."""
     changes: Document = {}
     for asked, choice in chosen:
         if choice.take != "ours" and asked.field != DELETE:
             changes[asked.field] = asked.theirs if choice.take == "theirs" else choice.value
-    await edits.write(conn, systems.model, by.org_id, held, changes, by.now)
+    await edits.write(conn, model, by.org_id, held, changes, by.now)
     if any(asked.field == DELETE and choice.take == "theirs" for asked, choice in chosen):
         status = "archived" if connection.delete_policy == "archive" else "deleted"
         await edits.delete(conn, by.org_id, held, status, by.now)
@@ -206,17 +205,16 @@ def _loser(asked: Asked, choice: Choice) -> Row:
 
 
 async def _pass_on(
-    conn: Conn, by: By, case: Case, connection: Connection, systems: Systems, *, created_anew: bool
+    conn: Conn, by: By, case: Case, connection: Connection, types: Sequence[str], *, created_anew: bool
 ) -> None:
     """They get ours. Other systems have it, or hear of it by capture."""
-    aggregate = systems.manifest(connection.system).for_root(case.entity_type)
-    if connection.state == "disconnected" or aggregate is None:
+    if connection.state == "disconnected":
         return
     place = {"org": by.org_id, "entity": case.entity_id, "connection": connection.name}
     if created_anew:
         await conn.execute(_SQL["unlink"], place | {"entity_type": case.entity_type, "now": by.now})
-    wish = queues.wish(connection, aggregate.external_type, case.entity_type, case.entity_id, "correct_remote")
-    await wishes.add(conn, [wish], now=by.now)
+    raised = [queues.wish(connection, each, case.entity_type, case.entity_id, "correct_remote") for each in types]
+    await wishes.add(conn, raised, now=by.now)
     if created_anew:
         await conn.execute(_SQL["next_generation"], place)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Our id of the record.")]
-Fields = Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Of this field; may be repeated.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -82,9 +82,9 @@ def list_(
         show.table(columns, [row | {"age": show.span(row["oldest_s"])} for row in rows], empty="No conflict is open.")
     else:
         columns = {
-            "age": "WAITS", "connection": "CONNECTION", "entity_id": "RECORD", "name": "NAME", "asked": "FIELDS"
+            "age": "WAITS", "connection": "AT", "entity_id": "RECORD", "name": "NAME", "asked": "FIELDS"
         }  # fmt: skip
-        show.table(columns, list(map(_line, rows)), empty="No conflict is open.")
+        show.table(columns, list(map(_line, rows)), empty="No conflict is open.", whole=("entity_id",))
 
 
 def show_(id_: Id, connection: Connection = None, as_json: session.Json = False) -> None:
@@ -93,17 +93,19 @@ def show_(id_: Id, connection: Connection = None, as_json: session.Json = False)
     if as_json:
         show.as_json([case.as_json() for case in cases])
         return
-    for case in cases:
+    for number, case in enumerate(cases):
+        if number:
+            show.say(" ")
         _tell(case)
-        _tell_how(case)
+        _tell_how(case, named=len(cases) > 1)
 
 
 def resolve(
     id_: Id,
     *,
     take: Annotated[str | None, typer.Option(metavar="SIDE", help="ours or theirs, for all fields not named.")] = None,
-    ours: Fields = None,
-    theirs: Fields = None,
+    ours: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Keep ours here; may be repeated.")] = None,
+    theirs: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Take theirs; may be repeated.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A third value, as JSON; null empties.")
     ] = None,
@@ -112,12 +114,12 @@ def resolve(
     note: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for those who ask later.")] = None,
     as_json: session.Json = False,
 ) -> None:
-    """Decide. The outcome is written as a change of ours and goes to every system.
+    """Decide: ours, theirs or another value, for all fields or each.
 
-    What gives way is kept: see `syncline conflicts log`. Without --seen you are shown the conflict and asked.
+    The outcome is a change of ours, and goes to every system. What gives way is kept: see `syncline
+    conflicts log`. Without --seen you are shown the conflict and asked.
     """
     from streams import conflict_desk
-    from streams.selected import Systems
 
     if take not in (None, "ours", "theirs"):
         raise typer.BadParameter("ours or theirs", param_hint="--take")
@@ -128,11 +130,8 @@ def resolve(
         raise typer.BadParameter("say what to do: --take, --ours, --theirs or --set")
     if seen is None:
         seen, connection = _ask(id_, connection, as_json=as_json)
-    from connectors import registry
-
-    systems = Systems(model, lambda system: registry.find(system).manifest)
     answer = conflict_desk.Answer(seen, choices, cast(Literal["ours", "theirs"] | None, take), connection, note)
-    told = _decide(loaded, id_, answer, systems)
+    told = _decide(loaded, id_, answer)
     if as_json:
         show.as_json(told)
         return
@@ -149,12 +148,12 @@ _SAID = {
 }
 
 
-def _decide(loaded: Settings, entity_id: str, answer: Answer, systems: Any) -> dict[str, Any]:
+def _decide(loaded: Settings, entity_id: str, answer: Answer) -> dict[str, Any]:
     from streams import conflict_desk
 
     async def work() -> dict[str, Any]:
         async with session.database(loaded) as conn:
-            return await conflict_desk.resolve(conn, session.by(loaded), entity_id, answer, systems)
+            return await conflict_desk.resolve(conn, session.by(loaded), entity_id, answer, _model(loaded))
 
     try:
         return session.run(work())
@@ -233,7 +232,8 @@ def _model(loaded: Settings) -> Model:
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
-    fields = list(dict.fromkeys(name.partition("/")[0] for name in row["fields"]))
+    names = ("(deleted there)" if name == "deleted_at" else name.partition("/")[0] for name in row["fields"])
+    fields = list(dict.fromkeys(names))
     return row | {"age": show.span(row["age_s"]), "asked": fields}
 
 
@@ -242,7 +242,8 @@ def _tell(case: Case) -> None:
     named = f"{show.cell(case.name)}, " if case.name else ""
     show.say(f"{named}{case.entity_id}: asked by {case.connection} ({case.system}){gone}")
     for asked in case.fields:
-        show.say(f"\n{asked.field}  ({asked.rule or 'asked'}, since {show.cell(asked.opened_at)})")
+        what = "they deleted the record" if asked.field == "deleted_at" else asked.field
+        show.say(f"\n{what}  ({asked.rule or 'asked'}, since {show.cell(asked.opened_at)})")
         when_ours = f"{asked.ours_by}, {show.cell(asked.ours_at)}" if asked.ours_at else ""
         when_theirs = f"{case.connection}, {show.cell(asked.theirs_at)}" if asked.theirs_at else case.connection
         lines = [
@@ -256,11 +257,12 @@ def _tell(case: Case) -> None:
 
 def _shown(asked: Asked, value: Any, *, ours: bool = False) -> str:
     if asked.field == "deleted_at":
-        return f"deleted {show.cell(value)}" if value else ("kept" if ours else show.NOTHING)
+        gone = f"deleted {show.cell(datetime.fromisoformat(value))}" if value else show.NOTHING
+        return "kept" if ours and not value else gone
     return lost.shown(asked.field, value)
 
 
-def _tell_how(case: Case) -> None:
-    command = f"syncline conflicts resolve {case.entity_id} --connection {case.connection} --seen {case.seen}"
-    show.say(f"\nDecide with\n  {command} --take theirs")
-    show.say("or --take ours; for single fields --ours FIELD, --theirs FIELD, --set FIELD=VALUE.\n")
+def _tell_how(case: Case, *, named: bool) -> None:
+    where = f" --connection {case.connection}" if named else ""
+    show.say(f"\nDecide with\n  syncline conflicts resolve {case.entity_id}{where} --seen {case.seen} --take theirs")
+    show.say("or --take ours; for single fields --ours FIELD, --theirs FIELD, --set FIELD=VALUE.")

@@ -51,13 +51,13 @@ def status(as_json: session.Json = False) -> None:
     _section("connections", columns, list(map(_connection, told["connections"])))
     lag = [{"consumer": c, "topic": t, "lag": n} for c, topics in told["lag"].items() for t, n in topics.items()]
     _section("lag", {"consumer": "CONSUMER", "topic": "TOPIC", "lag": "RECORDS BEHIND"}, lag)
-    for what, command in (("conflicts", "conflicts list"), ("reviews", "reviews list")):
-        waiting = told[what]
-        if waiting["open"]:
-            age = show.span(waiting["oldest_s"])
-            show.say(f"\n{waiting['open']} {what} wait for a person, the oldest for {age}: see `syncline {command}`.")
+    for what, single, plural in (("conflicts", "conflict", "conflicts"), ("reviews", "review item", "review items")):
+        count, age = told[what]["open"], show.span(told[what]["oldest_s"])
+        if count:
+            waits = f"{single} waits for a person, for" if count == 1 else f"{plural} wait for a person, the oldest for"
+            show.say(f"{count} {waits} {age}: see `syncline {what} list`.")
     if told["dead_letters"]:
-        show.say(f"\n{told['dead_letters']} dead letters: see them with `syncline dead-letters list`.")
+        show.say(f"{told['dead_letters']} dead letters: see them with `syncline dead-letters list`.")
 
 
 def why(

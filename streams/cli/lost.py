@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import typer
@@ -48,6 +49,9 @@ def log(
     if as_json:
         show.as_json(rows)
         return
+    if sys.stdout.isatty():
+        _tell(rows)
+        return
     columns = {"id": "ID", "decided_at": "WHEN", "connection": "CONNECTION", "entity_id": "RECORD"}
     if entity is not None:
         del columns["entity_id"]
@@ -92,8 +96,25 @@ def shown(field: str, value: Any) -> str:
     if "/" in field and value is None:
         return "(removed)"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {shown('', each)}" for name, each in value.items())
+        return ", ".join(f"{name} {shown('', value[name])}" for name in sorted(value) if value[name] is not None)
     return '""' if value == "" else show.cell(value)
+
+
+def _tell(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Values may be long, so on a terminal each has lines of its own."""
+    if not rows:
+        show.say("No value has lost.")
+    for row in rows:
+        who = show.cell(row["decided_by"]) if row["decided_by"] else f"the rule {row['rule']}"
+        show.say(f"{row['id']}  {show.cell(row['decided_at'])}  {row['entity_id']}  {row['field']}")
+        show.say(f"   at {row['connection']}, decided by {who}")
+        for side in ("ours", "theirs"):
+            end = "won " if side == row["winner"] else "lost"
+            show.say(f"   {end}  {side:<6}  {shown(row['field'], row[side])}")
+        if row["winner"] == "neither":
+            show.say("   won   another value")
+        if row["restored_at"]:
+            show.say(f"   restored {show.cell(row['restored_at'])} by {show.cell(row['restored_by'])}")
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Tables are drawn without borders and never cut: on a terminal long cells fold, i
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,10 @@ def as_json(value: Any) -> None:
     print(orjson.dumps(value, default=str, option=options).decode())
 
 
-def table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, empty: str = "") -> None:
-    """Print rows; `columns` maps keys to headings. `empty` is said when there is none."""
+def table(
+    columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, empty: str = "", whole: Collection[str] = ()
+) -> None:
+    """Print rows; `columns` maps keys to headings, those in `whole` never fold. `empty` is said when there is none."""
     if not rows:
         say(empty)
         return
@@ -39,8 +41,8 @@ def table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, empt
 
     wide = sys.stdout.isatty()
     drawn = Table(box=box.SIMPLE_HEAD if wide else None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in columns.values():
-        drawn.add_column(heading, overflow="fold", no_wrap=not wide)
+    for key, heading in columns.items():
+        drawn.add_column(heading, overflow="fold", no_wrap=not wide or key in whole)
     for row in rows:
         # Text, not str: what comes from outside is no markup.
         drawn.add_row(*(Text(cell(row.get(key))) for key in columns))

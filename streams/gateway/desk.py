@@ -34,7 +34,6 @@ from streams.gateway.shapes import described
 from streams.queues import By
 from streams.restores import Losers
 from streams.reviews import Which
-from streams.selected import Systems
 
 router = APIRouter(
     prefix="/v1",
@@ -116,7 +115,7 @@ async def resolve(entity_id: EntityId, body: ResolveIn, given: Given) -> Resolve
         raise Problem("choice_invalid", "a choice is a side or a value", "Send either `take` or `value` for a field.")
     async with given.pool.connection() as conn:
         try:
-            told = await conflict_desk.resolve(conn, _by(given), entity_id, answer, _systems(given))
+            told = await conflict_desk.resolve(conn, _by(given), entity_id, answer, given.model)
         except conflict_desk.Moved as moved:
             return failures.answer(moved, conflict=CaseOut.model_validate(moved.case.as_json()).model_dump(mode="json"))
     return ResolvedOut.model_validate(told)
@@ -160,7 +159,3 @@ async def retry_review(number: Number, given: Given) -> None:
 
 def _by(given: Services) -> By:
     return By(given.settings.org_id, given.service.actor, given.now())
-
-
-def _systems(given: Services) -> Systems:
-    return Systems(given.model, given.manifest)

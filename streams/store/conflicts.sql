@@ -61,7 +61,7 @@ update sync.push_intent set generation = generation + 1
 where entity_id = %(entity)s and connection = %(connection)s and org_id = %(org)s
 
 -- lock_link --
-select id from sync.external_link
+select external_type from sync.external_link
 where entity_id = %(entity)s and connection = %(connection)s and entity_type = %(entity_type)s and org_id = %(org)s and deleted_at is null
 order by id for update
 

@@ -52,7 +52,7 @@ def test_what_waits_is_found(syncline, clinic):
     for told in ("Anna Lee", "clinic (mock-sync-server)", "protected", "N0", "N1", "N2", "[local, "):
         assert told in said
     [case] = syncline("conflicts", "show", clinic, "--json")
-    assert f"syncline conflicts resolve {clinic} --connection clinic --seen {case['seen']} --take theirs" in said
+    assert f"syncline conflicts resolve {clinic} --seen {case['seen']} --take theirs" in said
 
 
 @pytest.mark.covers("F057")
@@ -133,7 +133,7 @@ def test_what_was_refused_is_looked_at_and_closed(syncline, clinic, admin):
     assert "x7" in said
     assert "Secret" not in said + json.dumps(syncline("reviews", "list", "--json"))
     assert "Secret" in syncline("reviews", "show", str(refused["id"]), "--payload")
-    assert "2 reviews wait for a person" in syncline("status")
+    assert "2 review items wait for a person" in syncline("status")
     assert "not_configured" in syncline("reviews", "retry", str(refused["id"]), code=1)
     assert f"syncline push {clinic}" in syncline("reviews", "retry", str(unlinked["id"]), code=1)
     assert "is closed" in syncline("reviews", "close", str(refused["id"]), "--note", "a test record")

@@ -17,14 +17,12 @@ from streams.conflict_cases import Wanted
 from streams.conflict_desk import Answer, Choice, Moved
 from streams.queues import By
 from streams.restores import Losers
-from streams.selected import Systems
 from tests.integration import test_applier as harness
 from tests.integration.scripted import Outbound
-from tests.integration.test_applier import MODEL, Inbound, at, manifest
+from tests.integration.test_applier import MODEL, Inbound, at
 
 pytestmark = pytest.mark.integration
 connections_to, inbound = harness.connections_to, harness.inbound
-SYSTEMS = Systems(MODEL, manifest)
 FIELDS = ("firstName", "middleName", "lastName", "birthDate", "gender", "householdId", "campusId", "membershipStatus")
 WHOLE = dict.fromkeys((*FIELDS, "nationalId")) | {"addresses": [], "phoneNumbers": [], "emails": []}
 """A record that says all there is, so that there is nothing else to tell them."""
@@ -45,7 +43,7 @@ class Desk:
 
     async def resolve(self, entity: str, choices=None, *, take=None, seen=None, note=None, conn=None):
         given = Answer(seen or (await self.case(entity)).seen, choices or {}, take, note=note)
-        return await conflict_desk.resolve(conn or self.conn, self.by, entity, given, SYSTEMS)
+        return await conflict_desk.resolve(conn or self.conn, self.by, entity, given, MODEL)
 
     async def ask_id(self, ours="N1", theirs="N2") -> str:
         """A conflict about the protected national id; the person."""
@@ -304,7 +302,7 @@ async def test_what_is_not_asked_or_answered_before(desk):
         assert code_of(caught) == "conflict_unknown"
     other = replace(desk.by, org_id="org_other")
     with pytest.raises(Problem) as caught:
-        await conflict_desk.resolve(desk.conn, other, person, Answer("x", {}, "ours"), SYSTEMS)
+        await conflict_desk.resolve(desk.conn, other, person, Answer("x", {}, "ours"), MODEL)
     assert code_of(caught) == "conflict_unknown"
 
 
@@ -577,3 +575,31 @@ async def test_the_log_is_filtered_and_paged(desk, inbound):
     assert await fields(before=newest["id"]) == ["first_name"]
     assert await fields(entity=person, connection="parish", since=at(90)) == ["last_name", "first_name"]
     assert await fields(since=at(91)) == await fields(connection="nobody") == await fields(entity="person_1") == []
+
+
+async def test_a_decision_and_an_event_at_once_lose_nothing(desk, inbound):
+    """Whichever comes first, ours is in the row or in the log, and the other finds it as it is then."""
+    for number in range(12):
+        record = f"r{number}"
+
+        def event(value, minutes, record=record):
+            return inbound.event(record, {**WHOLE, "firstName": record, "nationalId": value}, minutes)
+
+        await inbound.apply(event("N0", 1))
+        where = (inbound.org, record)
+        found = await inbound.one("select id from canon.person where org_id = %s and first_name = %s", *where)
+        person = found["id"]
+        await inbound.admin.execute("update canon.person set national_id = 'N1' where id = %s", (person,))
+        await inbound.apply(event("N2", 5))
+        decided, _ = await asyncio.gather(
+            desk.resolve(person, take="theirs"), inbound.apply(event("N3", 6)), return_exceptions=True
+        )
+        row = await inbound.one("select national_id from canon.person where id = %s", person)
+        lost = [each["ours"] for each in await desk.log() if each["entity_id"] == person]
+        waiting = await inbound.rows("select from sync.waiting_event where external_id = %s", record)
+        if isinstance(decided, Moved):
+            assert (row["national_id"], decided.case.fields[0].theirs, lost) == ("N1", "N3", [])
+        else:
+            assert decided["resolved"] == {"national_id": "theirs"}
+            assert (row["national_id"] == "N3") or waiting
+            assert lost == ["N1"]

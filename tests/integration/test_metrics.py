@@ -99,6 +99,26 @@ async def test_queues_totals_and_books_are_told(out: Outbound, exposed) -> None:
     assert told["syncline_capture_safe",] in (0, 1)
 
 
+@pytest.mark.covers("F062")
+async def test_what_waits_for_a_person_is_counted(out: Outbound, exposed) -> None:
+    person = await out.insert()
+    for field, minutes in (("first_name", 5), ("last_name", 2)):
+        await out.sql(
+            """insert into sync.conflict (org_id, connection, entity_type, entity_id, field, event_id, opened_at)
+               values (%s, %s, 'person', %s, %s, '\\x01', %s)""",
+            out.org, out.name, person, field, NOW - timedelta(minutes=minutes),
+        )  # fmt: skip
+    await out.sql(
+        """insert into sync.review (org_id, connection, kind, entity_type, subject)
+           values (%s, %s, 'constraint', 'person', 'x')""",
+        out.org, out.name,
+    )  # fmt: skip
+    told = await exposed(NOW)
+    assert told["syncline_conflicts_open", "person"] == 2
+    assert told["syncline_conflict_age_seconds", "person"] == 300
+    assert told["syncline_reviews_open", "constraint"] == 1
+
+
 async def test_no_metric_is_named_that_is_not_declared(exposed, out: Outbound) -> None:
     await told_of(out)
     names = {name.removesuffix("_total") for name, *_ in await exposed()}
