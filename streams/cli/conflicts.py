@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from streams.cli import lost, session, show, spans
+from streams.cli import conflict_view, lost, session, show, spans
 from streams.cli.examples import examples
 from streams.cli.pushing import Connection
 
 if TYPE_CHECKING:
     from schemas.model import Model
-    from streams.conflict_cases import Asked, Case
+    from streams.conflict_cases import Case
     from streams.conflict_desk import Answer, Choice
     from streams.settings import Settings
 
@@ -96,8 +95,8 @@ def show_(id_: Id, connection: Connection = None, as_json: session.Json = False)
     for number, case in enumerate(cases):
         if number:
             show.say(" ")
-        _tell(case)
-        _tell_how(case, named=len(cases) > 1)
+        conflict_view.tell(case)
+        conflict_view.tell_how(case, named=len(cases) > 1)
 
 
 def resolve(
@@ -159,7 +158,7 @@ def _decide(loaded: Settings, entity_id: str, answer: Answer) -> dict[str, Any]:
         return session.run(work())
     except conflict_desk.Moved as moved:
         if not session.current.as_json:
-            _tell(moved.case)
+            conflict_view.tell(moved.case)
         raise
 
 
@@ -169,7 +168,7 @@ def _ask(entity_id: str, connection: str | None, *, as_json: bool) -> tuple[str,
         raise typer.BadParameter("look at it with `syncline conflicts show`, and say --seen as it says there")
     cases = _cases(entity_id, connection)
     for case in cases:
-        _tell(case)
+        conflict_view.tell(case)
     if len(cases) > 1:
         raise typer.BadParameter("more than one connection asks; name one with --connection")
     typer.confirm("\nDecide it like that?", abort=True)
@@ -235,34 +234,3 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
     names = ("(deleted there)" if name == "deleted_at" else name.partition("/")[0] for name in row["fields"])
     fields = list(dict.fromkeys(names))
     return row | {"age": show.span(row["age_s"]), "asked": fields}
-
-
-def _tell(case: Case) -> None:
-    gone = "; it was deleted here meanwhile" if case.deleted else ""
-    named = f"{show.cell(case.name)}, " if case.name else ""
-    show.say(f"{named}{case.entity_id}: asked by {case.connection} ({case.system}){gone}")
-    for asked in case.fields:
-        what = "they deleted the record" if asked.field == "deleted_at" else asked.field
-        show.say(f"\n{what}  ({asked.rule or 'asked'}, since {show.cell(asked.opened_at)})")
-        when_ours = f"{asked.ours_by}, {show.cell(asked.ours_at)}" if asked.ours_at else ""
-        when_theirs = f"{case.connection}, {show.cell(asked.theirs_at)}" if asked.theirs_at else case.connection
-        lines = [
-            ("base", _shown(asked, asked.base), ""),
-            ("ours", _shown(asked, asked.ours, ours=True), when_ours),
-            ("theirs", _shown(asked, asked.theirs), when_theirs),
-        ]
-        for side, value, when in lines:
-            show.say(f"  {side:<6}  {value}" + (f"   [{when}]" if when else ""))
-
-
-def _shown(asked: Asked, value: Any, *, ours: bool = False) -> str:
-    if asked.field == "deleted_at":
-        gone = f"deleted {show.cell(datetime.fromisoformat(value))}" if value else show.NOTHING
-        return "kept" if ours and not value else gone
-    return lost.shown(asked.field, value)
-
-
-def _tell_how(case: Case, *, named: bool) -> None:
-    where = f" --connection {case.connection}" if named else ""
-    show.say(f"\nDecide with\n  syncline conflicts resolve {case.entity_id}{where} --seen {case.seen} --take theirs")
-    show.say("or --take ours; for single fields --ours FIELD, --theirs FIELD, --set FIELD=VALUE.")

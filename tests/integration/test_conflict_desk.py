@@ -364,6 +364,15 @@ async def test_parts_are_decided_as_parts(desk, inbound, ours, theirs, take):
     assert (held and held["address"]) == kept
 
 
+async def test_what_is_asked_goes_out_as_they_have_it_also_where_their_state_is_unknown(desk, inbound):
+    """After a push that met an event of theirs nobody knows what they hold; then everything is sent."""
+    person, key = await ask_part(desk, None, "b@x.org")
+    await inbound.admin.execute("update sync.link_state set base = '{}' where org_id = %s", (inbound.org,))
+    [sent] = await desk.pushed(person, plan=True)
+    assert [(item["id"], item["address"]) for item in sent["emails"]] == [(key.partition("/")[2], "b@x.org")]
+    assert len((await desk.case(person)).fields) == 1
+
+
 async def ask_delete(desk) -> str:
     inbound = desk.inbound
     await inbound.admin.execute(
