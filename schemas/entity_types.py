@@ -15,6 +15,7 @@ COMMON_COLUMNS: Mapping[str, str] = {
     "created_at": "timestamp with time zone",
     "updated_at": "timestamp with time zone",
     "modified_at": "timestamp with time zone",
+    "field_times": "jsonb",
     "deleted_at": "timestamp with time zone",
     "status": "text",
     "custom": "jsonb",

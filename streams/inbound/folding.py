@@ -39,7 +39,7 @@ class Entity:
     seen: Document
     modified_at: datetime
     version: int = 0
-    parts_at: dict[str, datetime] = field(default_factory=dict)
+    edited_at: dict[str, datetime] = field(default_factory=dict)
     living: frozenset[str] = frozenset()
     deleted: bool = False
     deleted_there: bool = False
@@ -151,7 +151,7 @@ class _Fold:
             entity.seen,
             entity.modified_at,
             entity.version,
-            entity.parts_at,
+            entity.edited_at,
             hidden,
             deleted=entity.deleted,
             deleted_there=entity.deleted_there,
@@ -219,7 +219,7 @@ class _Fold:
     def _note(self, track: Track, each: Incoming, decision: Decision, ours: Ours) -> None:
         entity_id, event_id = track.record.entity_id, each.event.event_id.hex()
         for loser in decision.losers:
-            ours_at = ours.parts_at.get(loser.field, ours.modified_at)
+            ours_at = ours.edited_at.get(loser.field, ours.modified_at)
             values = {"base": loser.base, "ours": loser.ours, "theirs": loser.theirs}
             times = {"ours_at": ours_at, "theirs_at": each.event.occurred_at}
             named = {"entity_id": entity_id, "field": loser.field, "winner": loser.winner, "rule": loser.rule}
@@ -254,19 +254,22 @@ def entry(event: InboundEvent, decision: str, reason: str, entity_id: str | None
 def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
     document = rows.document(unit.aggregate)
     removed = loaded.removed.get(entity_id, {})
-    parts_at = {
+    edited_at = {
         f"{kind}/{row['id']}": datetime.fromisoformat(row["modified_at"])
         for kind, parts in rows.parts.items()
         for row in parts
     }
+    times = rows.root["field_times"]
+    default = times.get("", rows.root["modified_at"])
+    fields = {key: datetime.fromisoformat(times.get(key, default)) for key in document if "/" not in key}
     return Entity(
         entity_id,
         document,
         view(unit, loaded, document),
         datetime.fromisoformat(rows.root["modified_at"]),
         rows.root["version"],
-        removed | parts_at,
-        frozenset(parts_at),
+        removed | edited_at | fields,
+        frozenset(edited_at),
         deleted=rows.deleted,
         deleted_there=rows.deleted and rows.root["origin"] == unit.connection.name,
     )
@@ -275,8 +278,9 @@ def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
 def _write(entity: Entity, decision: Decision, each: Incoming) -> None:
     for key in decision.taken:
         if "/" in key:
-            entity.parts_at[key] = max(entity.parts_at.get(key, each.written_at), each.written_at)
+            entity.edited_at[key] = max(entity.edited_at.get(key, each.written_at), each.written_at)
         else:
+            entity.edited_at[key] = each.written_at
             entity.modified_at = max(entity.modified_at, each.written_at)
     entity.document = merged(entity.document, decision.write)
     entity.seen = merged(entity.seen, decision.write)  # what is theirs, they can represent

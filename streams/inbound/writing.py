@@ -53,10 +53,13 @@ def _rows(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
     if entity.marked is not None:
         columns |= _mark(unit, entity)
     if columns or entity.made:
-        yield RowWrite(unit.root.name, entity.id, columns, entity.modified_at, origin, event, insert=entity.made)
+        times = {name: entity.edited_at.get(name, entity.modified_at) for name in columns}
+        yield RowWrite(
+            unit.root.name, entity.id, columns, entity.modified_at, origin, event, insert=entity.made, times=times
+        )
     for part in unit.aggregate.parts:
         for key in sorted(key for key in entity.write if key.startswith(f"{part.entity_type}/")):
-            part_id, value, at = key.partition("/")[2], entity.write[key], entity.parts_at[key]
+            part_id, value, at = key.partition("/")[2], entity.write[key], entity.edited_at[key]
             if value is None:
                 if key in entity.living:
                     yield RowWrite(part.entity_type, part_id, {"deleted_at": at.isoformat()}, at, origin, event)

@@ -119,7 +119,7 @@ class Fields:
             # They lack a part that they never had: that is no removal.
             self._kept.add(key)
             return True
-        if key not in self._ours.document and key not in self._ours.parts_at:
+        if key not in self._ours.document and key not in self._ours.edited_at:
             # We never had it: there is nothing of ours it could replace.
             self._write[key] = theirs[key]
             return True
@@ -183,7 +183,7 @@ class Fields:
         return self._ours.hidden.get(key, self._ours.document.get(key))
 
     def _edited_at(self, key: str) -> datetime:
-        return self._ours.parts_at.get(key, self._ours.modified_at)
+        return self._ours.edited_at.get(key, self._ours.modified_at)
 
     def _base_after(self) -> Document:
         """They hold what they say; after an overtaken event they hold that or our push, and the one that differs from

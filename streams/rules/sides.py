@@ -50,7 +50,7 @@ class Ours:
         document: what the system can represent of it.
         modified_at: time of the last real edit of the root.
         version: the row's version.
-        parts_at: part key -> time of its last edit, removed parts too where known.
+        edited_at: field or part key -> time of its last edit, removed parts too where known; the root's for the others.
         hidden: root fields with a value the system cannot represent, such as a reference to something it lacks.
         deleted: marked as deleted.
         deleted_there: that deletion came from this system.
@@ -59,7 +59,7 @@ class Ours:
     document: Document
     modified_at: datetime
     version: int = 0
-    parts_at: Mapping[str, datetime] = field(default_factory=dict)
+    edited_at: Mapping[str, datetime] = field(default_factory=dict)
     hidden: Document = field(default_factory=dict)
     deleted: bool = False
     deleted_there: bool = False
@@ -67,7 +67,7 @@ class Ours:
     @property
     def last_edit(self) -> datetime:
         """Time of the last real edit of the root or a part."""
-        return max((self.modified_at, *self.parts_at.values()))
+        return max((self.modified_at, *self.edited_at.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 from schemas.fields import Aggregate, Document, Json
 from streams.rules import mapping
 
-_COMMON = ("id", "version", "origin", "origin_event", "modified_at", "deleted_at")
+_COMMON = ("id", "version", "origin", "origin_event", "modified_at", "field_times", "deleted_at")
 
 
 @dataclass(slots=True)

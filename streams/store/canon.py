@@ -22,6 +22,7 @@ COMMON_CLAUSES: Mapping[str, str] = {
     "created_at": "not null default now()",
     "updated_at": "not null default now()",
     "modified_at": "not null default now()",
+    "field_times": "not null default '{}'",
     "status": "default 'active'",
     "custom": "not null default '{}'",
     "version": "not null default 1",

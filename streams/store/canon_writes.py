@@ -7,7 +7,7 @@ trigger keeps them and `modified_at` (`canon.stamp`). What the database made of 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -19,7 +19,7 @@ from psycopg import AsyncConnection, sql
 from schemas.fields import Json
 from schemas.problems import Problem
 
-_TAG = ("modified_at", "origin", "origin_event")
+_TAG = ("modified_at", "origin", "origin_event", "field_times")
 
 
 class Shape(NamedTuple):
@@ -40,6 +40,7 @@ class RowWrite:
         columns: column -> JSON value; the parent's column among them for a part.
         parent: the parent's column, for parts.
         insert: the row may be missing and is made then.
+        times: column -> when it was edited; of roots, whose columns are compared one by one.
     """
 
     table: str
@@ -50,6 +51,7 @@ class RowWrite:
     origin_event: str
     parent: str = ""
     insert: bool = False
+    times: Mapping[str, datetime] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
@@ -96,7 +98,7 @@ def _by_shape(rows: Iterable[RowWrite]) -> Iterator[tuple[Shape, Sequence[RowWri
 
 def _record(org_id: str, row: RowWrite) -> dict[str, Json]:
     tag = {"modified_at": row.modified_at, "origin": row.origin, "origin_event": row.origin_event}
-    return {"org_id": org_id, "id": row.id, **row.columns, **tag}
+    return {"org_id": org_id, "id": row.id, **row.columns, **tag, "field_times": row.times}
 
 
 @cache

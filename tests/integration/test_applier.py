@@ -388,6 +388,18 @@ async def test_their_deletes_follow_the_connection(inbound, policy, gone, status
     assert (person["deleted_at"], person["status"], person["first_name"]) == (None, "active", "back")
 
 
+@pytest.mark.covers("F058")
+async def test_a_later_edit_of_another_field_does_not_make_an_older_one_win(inbound):
+    await make_linked(inbound)
+    await inbound.edit(first_name="ours", modified_at=at(5))
+    await inbound.edit(gender="x", modified_at=at(20))
+    await inbound.apply(inbound.event("x1", {"firstName": "theirs", "lastName": "Lee"}, 10))
+    assert (await inbound.person())["first_name"] == "theirs"
+    await inbound.apply(inbound.event("x1", {"firstName": "theirs", "lastName": "Lee", "gender": "y"}, 15))
+    person = await inbound.person()
+    assert (person["first_name"], person["gender"], person["modified_at"]) == ("theirs", "x", at(20))
+
+
 @pytest.mark.covers("R12")
 @pytest.mark.parametrize("together", [True, False])
 async def test_a_record_that_they_deleted_before_we_knew_it_is_not_made_by_an_older_event(inbound, together):

@@ -457,3 +457,29 @@ def test_versions_of_one_id_strictly_rise_whatever_happens(app, applier, steps):
             same = one(app, "select first_name from canon.person where id = %s", entity_id)["first_name"]
             seen.append(update(app, entity_id, first_name=same if step == "touch" else str(n))["version"])
     assert seen == list(range(1, len(seen) + 1))
+
+
+@pytest.mark.covers("F058", "R11")
+def test_each_field_of_a_root_has_the_time_of_its_last_edit(connect):
+    app = connect("app")
+    person = app.execute(
+        "insert into canon.person (org_id, first_name, last_name) values ('org_times', 'Ann', 'Lee') returning id"
+    ).fetchone()[0]
+
+    def times():
+        return app.execute("select modified_at, field_times from canon.person where id = %s", (person,)).fetchone()
+
+    made, fields = times()
+    assert fields == {}
+    app.execute("update canon.person set first_name = 'Anna' where id = %s", (person,))
+    first, fields = times()
+    assert {name: datetime.fromisoformat(at) for name, at in fields.items()} == {"": made, "first_name": first}
+    app.execute("update canon.person set last_name = 'Low', field_times = '{}' where id = %s", (person,))
+    last, fields = times()
+    assert {name: datetime.fromisoformat(at) for name, at in fields.items()} == {
+        "": made,
+        "first_name": first,
+        "last_name": last,
+    }
+    app.execute("update canon.person set last_name = last_name where id = %s", (person,))
+    assert times() == (last, fields)

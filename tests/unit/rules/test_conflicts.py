@@ -210,7 +210,7 @@ def test_parts_are_units(base, mine, event, write, correct):
 
 def test_a_part_we_removed_does_not_come_back_with_a_delayed_event():
     known = Agreed({"f": 1}, at=at(0), pushed_at=at(10))
-    removed = ours({"f": 1}, 0, parts_at={"email/1": at(8)})
+    removed = ours({"f": 1}, 0, edited_at={"email/1": at(8)})
     late = theirs({"f": 1, "email/1": ANN}, 5)
     assert decide(removed, late, known, Terms()).write == {}
 
@@ -313,7 +313,7 @@ def states(draw):
         document,
         at(draw(MINUTES)),
         draw(st.integers(1, 3)),
-        parts_at={key: at(draw(MINUTES)) for key in document if "/" in key},
+        edited_at={key: at(draw(MINUTES)) for key in document if "/" in key},
         deleted=(deleted := draw(st.booleans()) and draw(st.booleans())),
         deleted_there=deleted and draw(st.booleans()),
     )
