@@ -218,7 +218,7 @@ def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[
             else:
                 _bury(applied, each, problem)
             continue
-        found.append(Incoming(event, payload, each.position, each.raw))
+        found.append(Incoming(event, payload, each.position, each.raw, unit.ahead))
     return found
 
 

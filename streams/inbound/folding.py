@@ -195,8 +195,10 @@ class _Fold:
             record.link_id, track.link_is_new = typeids.derived("link", event.received_at, event.event_id), True
         record.entity_id, track.state_moved = entity.id, True
         state = record.state
-        state.base, state.over = decision.base, decision.over
-        if decision.over is None:
+        state.base = decision.base
+        if decision.over is not None:
+            state.over = decision.over
+        if not decision.hidden:
             track.received_at, state.version = event.received_at, event.external_version
             if not state.untimed_push_at:
                 state.pushed_at = None  # what is heard from here on comes after a push whose time they told

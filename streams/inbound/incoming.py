@@ -19,6 +19,7 @@ FUTURE_LIMIT = timedelta(minutes=5)
 """How far in our future their times may lie before they are taken for a wrong clock."""
 
 
+_NOTHING = timedelta()
 _TIMES = {"date": "date", "timestamp with time zone": "timestamp"}
 
 
@@ -30,17 +31,19 @@ class Incoming:
         payload: the event's payload, read; empty for a delete.
         position: `topic/partition/offset`.
         raw: the Kafka record's value, for the dead letters.
+        ahead: how far their clock is ahead of ours, as measured.
     """
 
     event: InboundEvent
     payload: Mapping[str, Json] = field(default_factory=dict)
     position: str | None = None
     raw: bytes = b""
+    ahead: timedelta = _NOTHING
 
     @property
     def written_at(self) -> datetime:
-        """Their time, never far in our future: a fast clock must not win for ever."""
-        return min(self.event.occurred_at, self.event.received_at + FUTURE_LIMIT)
+        """Their time by our clock, never far in our future: a fast clock must not win for ever."""
+        return min(self.event.occurred_at - self.ahead, self.event.received_at + FUTURE_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Unit:
     root: EntityType
     terms: Terms
     times: Times
+    ahead: timedelta = _NOTHING
+    """How far their clock is ahead of ours."""
 
     @property
     def org_id(self) -> str:

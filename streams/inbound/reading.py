@@ -39,7 +39,7 @@ class State:
     heard_at: datetime | None = None
     pushed_at: datetime | None = None
     base: Document | None = None
-    over: Over | None = None
+    over: tuple[Over, ...] = ()
 
     @property
     def untimed_push_at(self) -> datetime | None:
@@ -138,11 +138,18 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
         by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None, _over(over))
 
 
-def _over(stored: dict[str, Any] | None) -> Over | None:
-    if stored is None:
-        return None
-    pushes = tuple((version, _time(at)) for version, at in stored["pushes"])
-    return Over(stored["base"], stored["version"], _time(stored["at"]), pushes)
+def _over(stored: list[dict[str, Any]]) -> tuple[Over, ...]:
+    return tuple(
+        Over(
+            each["base"],
+            each["version"],
+            _time(each["at"]),
+            each["pushed_version"],
+            _time(each["pushed_at"]),
+            each["sure"],
+        )
+        for each in stored
+    )
 
 
 def _time(text: str | None) -> datetime | None:

@@ -29,21 +29,21 @@ _SQL = queries("inbound")
 
 async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: datetime) -> int:
     """Write it all; how many corrections were planned."""
-    rows = [row for track in folded.tracks for row in _rows(unit, loaded, track)]
+    rows = [row for track in folded.tracks for row in rows_of(unit, loaded, track)]
     written = await canon_writes.write(conn, unit.org_id, rows)
     _read_back(unit, loaded, folded, written)
     moved = [track for track in folded.tracks if track.state_moved]
     await _save_links(conn, unit, folded, now)
-    await _run(conn, unit, "save_states", [_state(track) for track in moved], now)
+    await _run(conn, unit, "save_states", [state_of(track) for track in moved], now)
     await _run(conn, unit, "save_losers", folded.losers, now)
     await _save_questions(conn, unit, loaded, moved, now)
     await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
-    corrections = [_correction(unit, t) for t in moved if _needs_correction(loaded, t, written)]
+    corrections = [_correction(unit, t) for t in moved if needs_correction(loaded, t, written)]
     await wishes.add(conn, corrections, now=now)
     return len(corrections)
 
 
-def _rows(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
+def rows_of(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
     """The rows of one entity that its events changed, the root first."""
     entity = track.entity
     if entity is None or entity.last is None:
@@ -104,7 +104,8 @@ def _read_back(unit: Unit, loaded: Loaded, folded: Folded, written: Written) -> 
         entity.seen = view(unit, loaded, entity.document)
 
 
-def _needs_correction(loaded: Loaded, track: Track, written: Written) -> bool:
+def needs_correction(loaded: Loaded, track: Track, written: Written) -> bool:
+    """Whether they are to get our state: they hold something else, or the database made something else of theirs."""
     asked = track.questions.keys() | loaded.questions.get(track.record.entity_id or "", set())
     if track.correct:
         return True
@@ -142,7 +143,8 @@ async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> 
         await conn.execute(_SQL["touch_states"], {**unit.scope, "ids": seen, "now": now})
 
 
-def _state(track: Track) -> Row:
+def state_of(track: Track) -> Row:
+    """The link's state after all events."""
     state = track.record.state
     return {
         "link_id": track.record.link_id,

@@ -25,8 +25,8 @@ from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Policy, Que
 def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> Decision:
     """Decide one event; `ours` is None for a record that has no entity here yet."""
     if old := _dominated(theirs, agreed):
-        if old == "stale" and overtaken.is_hidden(theirs, agreed.over):
-            return overtaken.decide(ours, theirs, agreed, terms)
+        if old == "stale" and (push := overtaken.hiding(theirs, agreed)):
+            return overtaken.decide(ours, theirs, agreed, terms, push)
         return Decision(Kind.DROP, old, base=agreed.base or {})
     if theirs.deleted:
         return _decide_delete(ours, theirs, agreed, terms)
@@ -36,7 +36,7 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> D
         return Decision(Kind.TAKE, "new", write, base)
     if ours.deleted and not ours.deleted_there:
         return _stay_deleted(ours, theirs, agreed, terms)
-    return Fields(ours, theirs, agreed, terms).decide()
+    return overtaken.note_flight(Fields(ours, theirs, agreed, terms).decide(), theirs, agreed)
 
 
 def _dominated(theirs: Theirs, agreed: Agreed) -> str:

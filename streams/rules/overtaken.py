@@ -1,9 +1,9 @@
 """Edits of theirs that a push of ours wrote over before we heard of them. Pure.
 
-They edit a record, we push what we know without having heard of it, our push is confirmed, and only then their event
-comes. By its version it is old; dropped, their edit would be lost and nobody would ever know. So a link remembers what
-we had heard last before we pushed (`Over`): an event newer than that, and not one of our own pushes coming back, tells
-of an edit that we never saw. It is decided against the state from which it was made.
+They edit a record, we push what we know without having heard of it, and only then their event comes. By its version it
+is old; dropped, their edit would be lost and nobody would ever know. So a link remembers its last pushes, each with the
+state it was sent over (`Over`): an event between that state and the push tells of an edit that we never saw. It is
+decided against the state from which it was made.
 """
 
 from __future__ import annotations
@@ -11,43 +11,80 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from schemas.fields import Document
 from streams.rules.field_conflicts import Fields, compare_versions, same
-from streams.rules.sides import Agreed, Decision, Kind, Ours, Over, Terms, Theirs, known_after
+from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Over, Terms, Theirs, known_after
 
 REASON = "overtaken"
+KEPT = 5
+"""Pushes that a link remembers; the statement `confirm` keeps as many."""
 
 
-def is_hidden(theirs: Theirs, over: Over | None) -> bool:
-    """Whether an event older than our last push tells of an edit that we never heard of."""
-    if over is None or theirs.deleted or any(_is_ours(theirs, *push) for push in over.pushes):
-        return False
-    newer = compare_versions(theirs.version, over.version)
-    return newer > 0 or (newer == 0 and over.at is not None and theirs.at > over.at)
+def hiding(theirs: Theirs, agreed: Agreed) -> Over | None:
+    """The push that hid the edit which this old event tells of, or None: then it is old, or a push coming back."""
+    if theirs.deleted or any(_is(theirs, push.pushed_version, push.pushed_at) for push in agreed.over):
+        return None
+    later = (push for push in agreed.over if _newer(push.pushed_version, push.pushed_at, theirs.version, theirs.at))
+    first = next(later, None)
+    if first is None or not _newer(theirs.version, theirs.at, first.version, first.at):
+        return None
+    return first
 
 
-def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> Decision:
+def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms, push: Over) -> Decision:
     """Decide a hidden edit: only what it changed counts, and they hold what we pushed since."""
-    over, base = agreed.over, agreed.base or {}
-    if over is None or ours is None or ours.deleted:
+    base = agreed.base or {}
+    if ours is None or ours.deleted:
         return Decision(Kind.DROP, "stale", base=base)
     edited = {
         key: value
         for key, value in theirs.document.items()
-        if not same(key, theirs.document, over.base) and not same(key, theirs.document, base)
+        if not same(key, theirs.document, push.base) and not same(key, theirs.document, base)
     }
     if not edited:
         return Decision(Kind.DROP, "stale", base=base)
-    before = Agreed(over.base, over.version, over.at)
+    if not push.sure:
+        return _log_only(ours, edited, push, base)
+    before = Agreed(push.base, push.version, push.at)
     decided = Fields(ours, replace(theirs, document=edited), before, terms).decide()
+    known = replace(push, base=known_after(push.base, theirs.document), version=theirs.version, at=theirs.at)
     return replace(
         decided,
         reason=REASON if decided.kind is Kind.TAKE else decided.reason,
         base={key: value for key, value in base.items() if key not in decided.write},
         remote_needs_correction=bool(decided.write),
-        over=replace(over, base=known_after(over.base, theirs.document), version=theirs.version, at=theirs.at),
+        hidden=True,
+        over=tuple(known if each is push else each for each in agreed.over),
     )
 
 
-def _is_ours(theirs: Theirs, version: str | None, at: datetime | None) -> bool:
-    """Whether the event is one of our pushes coming back."""
+def note_flight(decision: Decision, theirs: Theirs, agreed: Agreed) -> Decision:
+    """A push that is on its way while they tell of a newer state is remembered at once: it may have come before that
+    state, or be that state, and what it hid may come before its answer."""
+    if not agreed.in_flight or theirs.deleted:
+        return decision
+    carried = agreed.in_flight.keys() & theirs.document.keys()
+    came_back = all(same(key, theirs.document, agreed.in_flight) for key in carried)
+    push = Over(agreed.base or {}, agreed.version, agreed.at, theirs.version, theirs.at, came_back)
+    return replace(decision, over=(*agreed.over, push)[-KEPT:])
+
+
+def _log_only(ours: Ours, edited: Document, push: Over, base: Document) -> Decision:
+    """Perhaps our push wrote over the edit, perhaps their own next one did: it changes nothing, and is in the log."""
+    losers = tuple(
+        Loser(key, push.base.get(key), ours.document.get(key), value, "ours", REASON)
+        for key, value in sorted(edited.items())
+        if not same(key, edited, ours.document)
+    )
+    return (
+        Decision(Kind.KEEP, REASON, base=base, losers=losers, hidden=True) if losers else Decision(Kind.DROP, "stale")
+    )
+
+
+def _is(theirs: Theirs, version: str | None, at: datetime | None) -> bool:
     return theirs.version == version if theirs.version and version else theirs.at == at
+
+
+def _newer(version: str | None, at: datetime | None, than: str | None, than_at: datetime | None) -> bool:
+    compared = compare_versions(version, than)
+    return compared > 0 or (compared == 0 and at is not None and than_at is not None and at > than_at)

@@ -93,18 +93,21 @@ class Theirs:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """What we had heard last of a record before our own pushes to it.
+    """One of our pushes, and the state it was sent over as far as we knew.
 
     Args:
-        base: the document they held then.
+        base: the document they held before, as far as we knew.
         version, at: of that state.
-        pushes: version and time of each push that was confirmed since, as their answers told them.
+        pushed_version, pushed_at: of the push, as they told them.
+        sure: False when all that is known is that a push of ours was on its way when they told of this newer state.
     """
 
     base: Document
     version: str | None
     at: datetime | None
-    pushes: tuple[tuple[str | None, datetime | None], ...] = ()
+    pushed_version: str | None
+    pushed_at: datetime | None
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class Agreed:
         pushed_at: our time when the last confirmed push was sent, where their answer told no time of it, so that `at`
             does not cover it.
         in_flight: the document of a push that is on its way, or {}.
-        over: what we had heard before our last pushes; None when no push was confirmed since an event.
+        over: our last pushes, oldest first.
     """
 
     base: Document | None = None
@@ -128,7 +131,7 @@ class Agreed:
     received_at: datetime | None = None
     pushed_at: datetime | None = None
     in_flight: Document = field(default_factory=dict)
-    over: Over | None = None
+    over: tuple[Over, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,8 @@ class Decision:
         remote_needs_correction: they hold something else than we do now.
         delete: the entity shall be marked as deleted.
         revive: the mark shall be taken away.
-        over: set when the event told of an edit that our pushes wrote over: they hold a newer state than it tells.
+        hidden: the event told of an edit that a push of ours wrote over: they hold a newer state than it tells.
+        over: our last pushes, as far as the event changes what we know of them; None when it does not.
     """
 
     kind: Kind
@@ -193,7 +197,8 @@ class Decision:
     remote_needs_correction: bool = False
     delete: bool = False
     revive: bool = False
-    over: Over | None = None
+    hidden: bool = False
+    over: tuple[Over, ...] | None = None
 
     @property
     def taken(self) -> frozenset[str]:
