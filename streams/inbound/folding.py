@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from schemas.events import InboundEvent
 from schemas.fields import Document, Json
@@ -19,6 +19,10 @@ from streams.rules.sides import Agreed, Decision, Kind, Ours, Theirs, merged
 from streams.store.aggregates import Rows
 
 Row = dict[str, Json]
+
+
+READ_BEFORE = timedelta(minutes=1)
+"""How long after we deleted a record a poll may still show what it read before."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Track:
     unresolved: dict[str, Json] = field(default_factory=dict)
     correct: bool = False
     alive_there: bool = False
+    recreate: bool = False
 
 
 @dataclass(slots=True)
@@ -129,6 +134,8 @@ class _Fold:
             return ""
         if record.link_id is not None:
             return "deleted_here"
+        if record.deleted_by_us and (event.source == "webhook" or _is_soon(event, record.unlinked_at)):
+            return "deleted_here"  # by their clock it may be later; only what is read there tells that it is back
         if event.op == "delete":
             record.gone_at = max(event.occurred_at, record.gone_at or event.occurred_at)
             record.unlinked_at = max(record.gone_at, record.unlinked_at or record.gone_at)
@@ -203,8 +210,10 @@ class _Fold:
             if not state.untimed_push_at:
                 state.pushed_at = None  # what is heard from here on comes after a push whose time they told
             state.at = state.heard_at = event.occurred_at
-        _write(entity, decision, each)
+        at = each.written_at if decision.since is None else min(each.written_at, decision.since - each.ahead)
+        _write(entity, decision, each.event, at)
         track.correct = track.correct or decision.remote_needs_correction
+        track.recreate = decision.recreate
         track.alive_there = event.op != "delete"
         if track.alive_there:
             track.questions.pop("deleted_at", None)
@@ -234,6 +243,10 @@ class _Fold:
     def _enter(self, event: InboundEvent, track: Track, kind: str, reason: str) -> None:
         entity_id = track.record.entity_id
         self._folded.entries.append(entry(event, kind, reason, entity_id))
+
+
+def _is_soon(event: InboundEvent, closed_at: datetime | None) -> bool:
+    return closed_at is not None and event.received_at < closed_at + READ_BEFORE
 
 
 def entry(event: InboundEvent, decision: str, reason: str, entity_id: str | None = None) -> Row:
@@ -277,21 +290,21 @@ def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
     )
 
 
-def _write(entity: Entity, decision: Decision, each: Incoming) -> None:
+def _write(entity: Entity, decision: Decision, event: InboundEvent, at: datetime) -> None:
     for key in decision.taken:
         if "/" in key:
-            entity.edited_at[key] = max(entity.edited_at.get(key, each.written_at), each.written_at)
+            entity.edited_at[key] = max(entity.edited_at.get(key, at), at)
         else:
-            entity.edited_at[key] = each.written_at
-            entity.modified_at = max(entity.modified_at, each.written_at)
+            entity.edited_at[key] = at
+            entity.modified_at = max(entity.modified_at, at)
     entity.document = merged(entity.document, decision.write)
     entity.seen = merged(entity.seen, decision.write)  # what is theirs, they can represent
     entity.write |= decision.write
     if decision.delete or decision.revive:
         entity.deleted = entity.deleted_there = entity.marked = decision.delete
-        entity.modified_at = max(entity.modified_at, each.written_at)
+        entity.modified_at = max(entity.modified_at, at)
     if decision.taken or decision.delete or decision.revive or entity.made:
-        entity.last = each.event
+        entity.last = event
 
 
 def open_differences(track: Track) -> frozenset[str]:

@@ -57,6 +57,7 @@ class Record:
         entity_id: the entity it is linked with, or is by its id; None when there is none.
         unresolved: references of it that waited for their target when it was last applied.
         unlinked_at: when its last link was taken away.
+        deleted_by_us: it was taken away because we deleted the record there.
         gone_at: when they deleted it, of a record that we never knew: what happened there before must not make it.
         refused: why it must not make or change an entity.
     """
@@ -67,6 +68,7 @@ class Record:
     state: State = field(default_factory=State)
     unresolved: Mapping[str, Json] = field(default_factory=dict)
     unlinked_at: datetime | None = None
+    deleted_by_us: bool = False
     gone_at: datetime | None = None
     refused: str = ""
 
@@ -191,8 +193,8 @@ async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], own: Mapping
     for _kind, entity_id in await _tombstones(conn, unit, sorted(gone)):
         gone[entity_id].refused = "deleted_here"
     cursor = await conn.execute(_SQL["unlinked"], {**unit.scope, "ids": [record.external_id for record in new]})
-    async for external_id, at in cursor:
-        loaded.records[external_id].unlinked_at = at
+    async for external_id, at, by_us in cursor:
+        loaded.records[external_id].unlinked_at, loaded.records[external_id].deleted_by_us = at, by_us
 
 
 async def _load_intents(conn: Conn, unit: Unit, entities: Collection[str], loaded: Loaded) -> None:

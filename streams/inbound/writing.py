@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from schemas.fields import Json
 from streams.inbound.folding import Entity, Folded, Track, open_differences, view
 from streams.inbound.incoming import Unit
-from streams.inbound.reading import Loaded
+from streams.inbound.reading import Loaded, Record
 from streams.rules import echoes
 from streams.store import canon_writes, queries, waits, wishes
 from streams.store.canon_writes import RowWrite, Written
@@ -40,7 +40,17 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
     corrections = [_correction(unit, t) for t in moved if needs_correction(loaded, t, written)]
     await wishes.add(conn, corrections, now=now)
+    await _begin_anew(conn, unit, [t.record for t in moved if t.recreate], now)
     return len(corrections)
+
+
+async def _begin_anew(conn: Conn, unit: Unit, gone: Sequence[Record], now: datetime) -> None:
+    """Of records that they deleted and we keep: the next write makes them anew."""
+    if gone:
+        links = [{"id": record.link_id, "at": record.state.at} for record in gone]
+        await _run(conn, unit, "close_links", links, now)
+        entities = sorted(record.entity_id or "" for record in gone)
+        await conn.execute(_SQL["next_generation"], {**unit.scope, "ids": entities})
 
 
 def rows_of(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:

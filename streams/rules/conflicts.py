@@ -78,7 +78,7 @@ def _decide_delete(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Ter
     winner, rule = winner_of(ours, ours.last_edit, theirs, terms)
     losers = tuple(Loser(k, base.get(k), ours.document.get(k), None, winner, rule) for k in changed)
     if winner == "ours":
-        return Decision(Kind.KEEP, "edited_here_since", base=base, losers=losers, remote_needs_correction=True)
+        return Decision(Kind.KEEP, "edited_here_since", losers=losers, remote_needs_correction=True, recreate=True)
     return Decision(Kind.TAKE, "deleted_there", base=base, losers=losers, delete=True)
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from schemas.fields import Document
 from streams.rules.field_conflicts import Fields, compare_versions, same
+from streams.rules.mapping import differences
 from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Over, Terms, Theirs, known_after
 
 REASON = "overtaken"
@@ -60,13 +61,21 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms, push
 
 def note_flight(decision: Decision, theirs: Theirs, agreed: Agreed) -> Decision:
     """A push that is on its way while they tell of a newer state is remembered at once: it may have come before that
-    state, or be that state, and what it hid may come before its answer."""
-    if not agreed.in_flight or theirs.deleted:
+    state, or be that state, and what it hid may come before its answer. A push that comes back with an edit of theirs
+    in it tells our time, not that of the edit."""
+    if theirs.deleted:
+        return decision
+    for push in agreed.over:
+        if push.sure and _is(theirs, push.pushed_version, push.pushed_at):
+            return replace(decision, since=push.at)
+    if not agreed.in_flight:
         return decision
     carried = agreed.in_flight.keys() & theirs.document.keys()
-    came_back = all(same(key, theirs.document, agreed.in_flight) for key in carried)
-    push = Over(agreed.base or {}, agreed.version, agreed.at, theirs.version, theirs.at, came_back)
-    return replace(decision, over=(*agreed.over, push)[-KEPT:])
+    wrote = differences(agreed.in_flight, agreed.base or {}) & carried
+    differing = {key for key in carried if not same(key, theirs.document, agreed.in_flight)}
+    push = Over(agreed.base or {}, agreed.version, agreed.at, theirs.version, theirs.at, not differing)
+    since = agreed.at if wrote and not wrote & differing else None
+    return replace(decision, over=(*agreed.over, push)[-KEPT:], since=since)
 
 
 def _log_only(ours: Ours, edited: Document, push: Over, base: Document) -> Decision:

@@ -184,8 +184,10 @@ class Decision:
         remote_needs_correction: they hold something else than we do now.
         delete: the entity shall be marked as deleted.
         revive: the mark shall be taken away.
+        recreate: their record is gone and ours stands: they get it anew.
         hidden: the event told of an edit that a push of ours wrote over: they hold a newer state than it tells.
         over: our last pushes, as far as the event changes what we know of them; None when it does not.
+        since: set when the event's time is that of our own push: what else it tells of was written after this time.
     """
 
     kind: Kind
@@ -197,8 +199,10 @@ class Decision:
     remote_needs_correction: bool = False
     delete: bool = False
     revive: bool = False
+    recreate: bool = False
     hidden: bool = False
     over: tuple[Over, ...] | None = None
+    since: datetime | None = None
 
     @property
     def taken(self) -> frozenset[str]:

@@ -19,11 +19,11 @@ from sync.link_state s where s.org_id = %(org)s and s.link_id = any(%(ids)s)
 order by s.link_id for update
 
 -- unlinked --
--- Records whose link was taken away, and when: what happened there before is no news.
-select l.external_id, max(l.deleted_at) from sync.external_link l
+-- Records whose link was taken away, when, and whether by a delete of ours: what happened there before is no news.
+select distinct on (l.external_id) l.external_id, l.deleted_at, l.link_metadata ? 'deleted_by_us' from sync.external_link l
 where l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = %(type)s
   and l.external_id = any(%(ids)s) and l.deleted_at is not null
-group by l.external_id
+order by l.external_id, l.deleted_at desc
 
 -- tombstones --
 -- Rows that were deleted for good, and when.
@@ -92,6 +92,18 @@ update sync.push_intent set state = 'PENDING', body = null, sent = null, resolve
   not_before = %(now)s, first_failed_at = null, error_code = null, error_cause = null
 where org_id = %(org)s and connection = %(connection)s and external_type = %(type)s and entity_id = any(%(ids)s)
   and op = 'create' and body is not null and state in ('PENDING', 'RETRY', 'UNKNOWN', 'PARKED')
+
+-- close_links --
+-- They deleted what we keep: their record is no longer the one, and what we send next makes another. Closed at their
+-- time of it, so that what happened there before is no news, whatever their clock says.
+update sync.external_link l set deleted_at = r.at
+from (select *, %(org)s::text as org_id from json_to_recordset(%(rows)s::json) as j(id text, at timestamptz) offset 0) r
+where l.org_id = r.org_id and l.id = r.id and l.deleted_at is null
+
+-- next_generation --
+-- A create of a new generation has a key of its own: under the old one they would answer with the record that is gone.
+update sync.push_intent set generation = generation + 1
+where org_id = %(org)s and connection = %(connection)s and external_type = %(type)s and entity_id = any(%(ids)s)
 
 -- save_unresolved --
 -- References to records that are not linked yet: `inbound.references` resolves them.

@@ -158,7 +158,7 @@ where rev_before is not null and rev_before is distinct from sent.link_rev and p
   and p.external_type = sent.external_type and p.entity_id = sent.entity_id
 
 -- unlink --
-update sync.external_link set deleted_at = %(now)s
+update sync.external_link set deleted_at = %(now)s, link_metadata = link_metadata || '{"deleted_by_us": true}'
 where org_id = %(org)s and connection = %(connection)s and entity_id = any(%(ids)s) and deleted_at is null
 
 -- dead_letters --

@@ -91,11 +91,14 @@ class Pipe:
     state: State
     ahead: timedelta
     linked: bool = True
+    closed_at: datetime | None = None
+    deleted_by_us: bool = False
     rev: int = 1
     wanted: bool = False
     flying: Planned | None = None
     answer: tuple[str, datetime] | None = None
     seen: set[bytes] = field(default_factory=set)
+    waits: list[ExternalRecord] = field(default_factory=list)
 
 
 class History:
@@ -119,6 +122,7 @@ class History:
         self.edits = 0
         self.pushes = 0
         self.deleted_last = False
+        self.made = 0
 
     def _pipe(self, name: str, base: Document) -> Pipe:
         skew = timedelta(seconds=self.dice.randrange(-3600, 3600))
@@ -145,6 +149,9 @@ class History:
             return
         there.stamp(self.now)
         if gone:
+            self.superseded |= {each for each, (by, _) in self.written.items() if by == actor} | set(
+                there.record.values()
+            )
             there.record = None
         else:
             self._supersede(there.record[name], value, actor, name)
@@ -186,11 +193,13 @@ class History:
         event = event_of(record, Sender(ORG, name, MANIFEST.name), source=source, received_at=self.now)  # type: ignore[arg-type]
         if event.event_id in pipe.seen:
             return
+        if not pipe.linked and pipe.flying and pipe.flying.write.op is Op.CREATE:
+            pipe.waits.append(record)  # as inbound.waiting does
+            return
         pipe.seen.add(event.event_id)
         known = Record(record.external_id, f"link_{name}" if pipe.linked else None, PERSON if pipe.linked else None)
         known.state = pipe.state
-        if not pipe.linked:
-            known.refused = "deleted_here"
+        known.unlinked_at, known.deleted_by_us = pipe.closed_at, pipe.deleted_by_us
         rows = Rows(dict(self.root))
         loaded = Loaded({record.external_id: known}, rows={PERSON: rows} if pipe.linked else {})
         if pipe.flying or pipe.wanted:
@@ -198,6 +207,7 @@ class History:
         folded = folding.fold(unit, loaded, [Incoming(event, dict(record.payload), ahead=pipe.ahead)])
         self.log += folded.losers
         for track in folded.tracks:
+            self.made += track.entity is not None and track.entity.made
             for write in writing.rows_of(unit, loaded, track):
                 self._stamp(write.columns, write.modified_at, write.origin, dict(write.times))
             if track.state_moved:
@@ -205,6 +215,8 @@ class History:
                 pipe.state = track.record.state
                 if writing.needs_correction(loaded, track, Written()):
                     pipe.wanted = True
+                if track.recreate:
+                    pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, pipe.state.at, False
 
     def push(self, name: str) -> None:
         """Take the next step of a write: freeze it, have it applied there, or hear the answer."""
@@ -221,8 +233,6 @@ class History:
         state = pipe.state
         linked = Linked(f"their_{pipe.there.name}", pipe.rev, dict(state.base or {}), {}, state.version)  # type: ignore[arg-type]
         links = {PERSON: linked} if pipe.linked else {}
-        if not pipe.linked:
-            return
         plan = plan_write(
             _claim(self.now), Rows(dict(self.root)), links, connection=pipe.unit.connection, manifest=MANIFEST
         )
@@ -232,6 +242,9 @@ class History:
     def _apply(self, pipe: Pipe) -> None:
         there, plan = pipe.there, pipe.flying
         assert plan is not None
+        if there.record is None and plan.write.op is Op.UPDATE:
+            pipe.flying = None  # 404: it is dead until something newer is wanted
+            return
         self.pushes += 1
         self.now += timedelta(seconds=self.dice.randrange(1, 60))
         there.stamp(self.now)
@@ -239,7 +252,11 @@ class History:
             there.record = None
         else:
             payload = plan.write.payload
-            carried = payload if there.whole else {k: v for k, v in payload.items() if k in plan.write.changed}
+            carried = (
+                payload
+                if there.whole or plan.write.op is Op.CREATE
+                else {k: v for k, v in payload.items() if k in plan.write.changed}
+            )
             there.record = {**(there.record or {}), **{k: v for k, v in carried.items() if k in FIELDS}}
         if there.echoes:
             there.sent.append(there.told())
@@ -252,9 +269,17 @@ class History:
         assert answer is not None
         pipe.flying = pipe.answer = None
         if plan.write.op is Op.DELETE:
-            pipe.linked = False
+            pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, self.now, True
             return
+        if plan.write.op is Op.UPDATE and not pipe.linked:
+            return  # of the record that they deleted meanwhile
         version, at = answer
+        if plan.write.op is Op.CREATE:
+            pipe.linked, pipe.rev = True, pipe.rev + 1
+            pipe.state = State(version, at, None, self.now, dict(plan.sent))
+            pipe.there.sent += pipe.waits
+            pipe.waits = []
+            return
         moved = pipe.rev != plan.rev
         newer = state.at is None or at > state.at
         if newer:
@@ -374,7 +399,7 @@ def judge(history: History, found: Counter[str], examples: list[str], seed: int)
         "not_quiet": not quiet,
         "diverged": quiet and any(each != ours for each in others),
         "unlogged": quiet and bool(history.unlogged()),
-        "resurrected": quiet and history.deleted_last and ours is not None,
+        "resurrected": quiet and ((history.deleted_last and ours is not None) or history.made > 0),
     }
     found["orders"] += 1
     found["events"] += history.edits
@@ -394,7 +419,7 @@ def chunk(first: int, count: int) -> tuple[Counter[str], list[str]]:
     for seed in range(first, first + count):
         found["histories"] += 1
         if seed % 4:
-            judge(mixed(seed, deletes=False), found, examples, seed)
+            judge(mixed(seed, deletes=seed % 2 == 0), found, examples, seed)
             continue
         ends = [(in_order, judge(each, found, examples, seed)) for in_order, each in orders_of(seed)]
         found["order_dependent"] += len({end for in_order, end in ends if in_order}) > 1

@@ -108,3 +108,35 @@ async def test_hidden_edits_that_come_in_the_wrong_order_are_decided_by_their_ve
         await both.hear(second)
         await both.hear(first)
         assert [row["last_name"] for row in await both.people()] == ["Lowe"]
+
+
+@pytest.mark.covers("R12")
+async def test_what_they_deleted_and_we_edited_since_is_made_anew_there(database: Settings) -> None:
+    async with both_ways(database, "org_anew", delete_policy="delete") as both:
+        ann = await linked(both)
+        await edit_here(both, ann, first_name="Anna")
+        delete = both.event("x1", None, later(1), external_version="2")
+        await both.hear(delete, both.event("x1", {**ANN, "lastName": "Low"}, later(0.5), external_version="1.5"))
+        both.out.theirs.answer = lambda _: Delivered("x2", 201, "1", later(3))
+        await both.out.rounds()
+        assert [sent["op"] for sent in both.out.theirs.sent] == ["create"]
+        links = await both.rows("select * from sync.external_link where org_id = %s order by external_id", both.out.org)
+        assert [(row["external_id"], row["deleted_at"]) for row in links] == [("x1", later(1)), ("x2", None)]
+        # what happened to the old record before it was deleted makes nobody
+        await both.hear(both.event("x1", {**ANN, "lastName": "Lo"}, later(0.7), external_version="1.7"))
+        assert len(await both.people()) == 1
+
+
+@pytest.mark.covers("R12")
+async def test_a_late_webhook_of_a_record_that_we_deleted_makes_nobody(database: Settings) -> None:
+    async with both_ways(database, "org_gone", delete_policy="delete") as both:
+        ann = await linked(both)
+        await both.out.sql("update canon.person set deleted_at = now() where id = %s", ann)
+        await push(both, ann, "2", later(2))
+        an_hour_ahead = both.event("x1", {**ANN, "lastName": "Low"}, later(3600), external_version="2")
+        await both.hear(an_hour_ahead)
+        assert len(await both.people()) == 1
+        # but a poll that reads it much later tells that it was restored
+        both.out.now = later(3600 * 24 * 400)
+        await both.hear(both.event("x1", ANN, later(3600 * 24 * 400), source="poll"))
+        assert [row["deleted_at"] is None for row in await both.people()].count(True) == 1
