@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ from prometheus_client import Counter, Histogram
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from connectors import webhook
+from connectors import bodies, strict_json, webhook
 from connectors.contract import Adapter
 from schemas.events import InboundEvent
 from schemas.problems import Problem
@@ -34,6 +34,7 @@ SecretsOf = Callable[[Conn, Sender], Awaitable[Sequence[str]]]
 """(database connection, whose) -> the live secrets of its webhooks, newest first."""
 
 CAP_BYTES = 2**20
+LARGE_BYTES = 2**16
 READ_S = 10.0
 """How long a body may take to arrive."""
 AT_ONCE = 256
@@ -73,7 +74,7 @@ class Ingress:
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     _secrets: dict[Sender, tuple[float, Sequence[str]]] = field(default_factory=dict, repr=False)
 
-    async def take(self, token: str, headers: Sequence[tuple[str, str]], body: bytes, content_type: str) -> int:
+    async def take(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> int:
         """Make an authentic webhook durable; how many facts it held, 0 for one that came before.
 
         Raises:
@@ -86,7 +87,7 @@ class Ingress:
             delivery_id = await self._verify(conn, sender, headers, body, now)
             if sender is None or await _known(conn, sender, delivery_id):
                 return 0
-        facts = self._facts(sender, body, delivery_id, content_type, now)
+        facts = await self._facts(sender, body, delivery_id, dict(headers), now)
         await self.publisher.publish(facts)
         async with self.pool.connection() as conn:
             named = {"org": sender.org_id, "connection": sender.connection, "id": delivery_id}
@@ -116,16 +117,23 @@ class Ingress:
         self._secrets[sender] = self.monotonic() + SECRETS_KEPT_S, secrets
         return secrets
 
-    def _facts(
-        self, sender: Sender, body: bytes, delivery_id: str, content_type: str, now: datetime
+    async def _facts(
+        self, sender: Sender, body: bytes, delivery_id: str, headers: Mapping[str, str], now: datetime
     ) -> list[InboundEvent]:
-        adapter = self.adapter(sender.system)
-        try:
-            records = adapter.parse_webhook(body)
-            facts = [
+        adapter, content_type = self.adapter(sender.system), headers.get("content-type", "")
+
+        def read(content: bytes) -> list[InboundEvent]:
+            if "json" in content_type or content.lstrip()[:1] in (b"{", b"["):
+                strict_json.check(content)
+            return [
                 event_of(record, sender, source="webhook", received_at=now, delivery_id=delivery_id)
-                for record in records
+                for record in adapter.parse_webhook(content)
             ]
+
+        try:
+            content = await bodies.read(_whole(body), headers.get("content-encoding"), CAP_BYTES)
+            # A large one must not keep the others waiting.
+            facts = read(content) if len(content) < LARGE_BYTES else await asyncio.to_thread(read, content)
         except Exception as error:  # noqa: BLE001 - whatever a parser stumbles over is kept for a person
             _log.warning("webhook_unreadable", connection=sender.connection, error=type(error).__name__)
             return [unreadable(body, sender, received_at=now, delivery_id=delivery_id, content_type=content_type)]
@@ -149,8 +157,7 @@ async def receive(token: str, request: Request) -> Response:
             raise Problem("gateway_busy", "too many webhooks at once", "Send it again in a moment.")
         async with ingress.room:
             body = await _read(request)
-            given = request.headers.get("content-type", "")
-            count = await ingress.take(token, request.headers.items(), body, given)
+            count = await ingress.take(token, request.headers.items(), body)
         outcome = "accepted" if count else "known"
         return Response(status_code=202)
     except Problem as problem:
@@ -163,6 +170,9 @@ async def receive(token: str, request: Request) -> Response:
 
 async def _read(request: Request) -> bytes:
     """The raw body, never more than the cap in memory."""
+    told = request.headers.get("content-length", "")
+    if told.isascii() and told.isdecimal() and (len(told) > 18 or int(told) > CAP_BYTES):
+        raise Problem("body_too_large", f"a webhook has at most {CAP_BYTES} bytes")
     try:
         async with asyncio.timeout(READ_S):
             body = bytearray()
@@ -173,6 +183,11 @@ async def _read(request: Request) -> bytes:
             return bytes(body)
     except TimeoutError:
         raise Problem("body_too_slow", f"the body did not arrive within {READ_S:.0f} s") from None
+
+
+async def _whole(body: bytes) -> AsyncIterator[bytes]:
+    if body:
+        yield body
 
 
 async def _endpoint(conn: Conn, token: str) -> Sender | None:

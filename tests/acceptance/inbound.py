@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.acceptance import site
+from tests.acceptance.fuzz import fuzz
+from tests.acceptance.histories import histories
 from tests.acceptance.site import Site, Step, Theirs, Told
 
 KIND = "people"
@@ -34,6 +36,14 @@ class Inbound:
 
     def size(self, full: int) -> int:
         return max(1, int(full * self.scale))
+
+    def random_histories(self) -> Told:
+        """Histories of two systems and our own tables through the real rules; see `tests.acceptance.histories`."""
+        return histories(self.size(100_000), self.seed)
+
+    def hostile_bodies(self) -> Told:
+        """Webhook bodies that no honest system sends; see `tests.acceptance.fuzz`."""
+        return fuzz(self.site, self.size(10_000), self.seed)
 
     # webhooks under kills ---------------------------------------------------------------------------------------------
 
@@ -269,7 +279,7 @@ def _version(record: Mapping[str, Any]) -> Version:
 def steps(at: Site, seed: int, scale: float) -> Sequence[Step]:
     """All of them, in the order of the list."""
     run = Inbound(at, seed, scale)
-    return [run.webhooks_under_kills, run.hub]
+    return [run.random_histories, run.webhooks_under_kills, run.hub, run.hostile_bodies]
 
 
 if __name__ == "__main__":
