@@ -39,6 +39,7 @@ HEADERS = {"user-agent": "syncline", "accept": "application/json", "accept-encod
 
 Before = Callable[[], Awaitable[None]]
 After = Callable[[int, Mapping[str, str]], None]
+Timed = Callable[[], After]
 Explain = Callable[[Rejected, bytes], ConnectorError]
 
 
@@ -73,6 +74,7 @@ def client(  # noqa: PLR0913  all by name
     compress: bool = False,
     before: Before | None = None,
     after: After | None = None,
+    timed: Timed | None = None,
 ) -> httpx.AsyncClient:
     """The HTTP client of one connection; close it with `aclose()`.
 
@@ -91,6 +93,7 @@ def client(  # noqa: PLR0913  all by name
         compress: send bodies above 1 KiB as gzip.
         before: awaited before every request, whoever makes it; what it raises ends the request.
         after: told status and headers of every answer, 0 and nothing when none came.
+        timed: asked when a request leaves for who shall be told its answer, as `after` is.
     """
     limits = httpx.Limits(
         max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S
@@ -98,7 +101,7 @@ def client(  # noqa: PLR0913  all by name
     egress = Egress(allow_http=allow_http, allow_private=allow_private)
     kind = MultiplexedTransport if http2 else GuardedTransport
     transport = kind(egress, verify=verify or certificates(), limits=limits, resolver=resolver)
-    return _Client(transport, timeout_s, compress=compress, before=before, after=after)
+    return _Client(transport, timeout_s, compress=compress, before=before, after=after, timed=timed)
 
 
 @functools.cache
@@ -160,6 +163,7 @@ class _Client(httpx.AsyncClient):
         compress: bool,
         before: Before | None,
         after: After | None,
+        timed: Timed | None,
     ) -> None:
         super().__init__(
             transport=transport,
@@ -174,16 +178,30 @@ class _Client(httpx.AsyncClient):
         self.compress = compress
         self.before = before or _at_once
         self.after = after or _unheard
+        self.timed = timed
+
+    async def begin(self) -> After:
+        """Wait until a request may leave; who is to be told its answer."""
+        await self.before()
+        if self.timed is None:
+            return self.after
+        heard = self.timed()
+
+        def tell(status: int, headers: Mapping[str, str]) -> None:
+            heard(status, headers)
+            self.after(status, headers)
+
+        return tell
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Every request that goes through httpx's surface."""
-        await self.before()
+        tell = await self.begin()
         try:
             response = await super().send(request, **options)
         except BaseException:
-            self.after(0, {})
+            tell(0, {})
             raise
-        self.after(response.status_code, response.headers)
+        tell(response.status_code, response.headers)
         return response
 
 
@@ -209,7 +227,7 @@ async def _through_session(
     if http.session is None:
         raise TypeError("the client has no session")
     session = http.session(address)
-    await http.before()
+    tell = await http.begin()
     try:
         response = await session.request(
             method,
@@ -221,9 +239,9 @@ async def _through_session(
             timeout=_session_timeout(timeout_s or http.timeout_s),
         )
     except BaseException:
-        http.after(0, {})
+        tell(0, {})
         raise
-    http.after(response.status, response.headers)
+    tell(response.status, response.headers)
     async with response:
         chunks = response.content.iter_chunked(CHUNK_BYTES)
         head = await _checked(response.status, response.headers, chunks, reading.explain)

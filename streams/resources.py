@@ -20,6 +20,7 @@ from schemas.codec import Codec
 from schemas.model import Model
 from schemas.registry import Registry
 from streams import clock, connections, vault
+from streams.clock_watch import ClockWatch
 from streams.outbound.budgets import Budget, Opened
 from streams.outbound.planner import Planner
 from streams.rules.budgets import Priority
@@ -65,7 +66,9 @@ class Resources:
             secrets = await credentials.adapter_secrets(conn, self.key, place)
         row = Row(self.app, connection, clock.now)
         budget = Budget(row, priority=priority, now=clock.now, spread=clock.spread)
+        watch = ClockWatch(self.app, connection, clock.now)
         async with (
+            aclosing(watch),
             http.client(
                 allow_http=connection.allow_http,
                 allow_private=connection.allow_private,
@@ -73,6 +76,7 @@ class Resources:
                 compress=connection.compress,
                 before=budget.acquire,
                 after=budget.note,
+                timed=watch.begin,
             ) as web,
             aclosing(budget),
         ):
