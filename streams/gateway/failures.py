@@ -62,6 +62,7 @@ STATUS = {
     "type_not_taken": 422,
     "value_invalid": 422,
     "value_refused": 422,
+    "body_too_large": 413,
     "event_too_large": 413,
     "kafka_unavailable": 503,
     "record_busy": 503,

@@ -43,6 +43,9 @@ def make_app(settings, pool):
     async def plan_all(conn, org_id, connection, manifest, reason):
         return 3
 
+    async def publish(facts):
+        assert facts is not None
+
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     service = connections.Service(
         vault.parse_key(base64.b64encode(bytes(32)), "test"), "https://sync.example.org", "api", plan_all
@@ -54,6 +57,7 @@ def make_app(settings, pool):
         model=model_of(settings),
         manifest=lambda system: registry.find(system).manifest,
         now=lambda: datetime.now(UTC),
+        publish=publish,
     )
     api.install(app, services)
     access.check_routes(app)
