@@ -115,8 +115,8 @@ returning p.external_type, p.entity_id, p.state
 -- Links of creates, and the state of every confirmed write. Where nobody touched the state since the write was built, they
 -- hold what we sent. Where an event of theirs did (rev moved on), the later of the two is what they hold: ours, if their
 -- answer told a later time; theirs, if it told an earlier one; and if it told none, nobody knows, so the base is emptied
--- and all is sent again. In all three cases the intent is wanted once more. `over` keeps our last five pushes, each
--- with the state it was sent over, see rules.overtaken; one that came back before its answer is in it already.
+-- and all is sent again. In all three cases the intent is wanted once more. `over` keeps our last five pushes of a day,
+-- each with the state it was sent over, see rules.overtaken; one that came back before its answer is in it already.
 with r as materialized (
   select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as r(external_type text,
     entity_type text, entity_id text, sync_key text, external_id text, op text, link_rev bigint, sent jsonb, external_version text, external_updated_at timestamptz, sent_at timestamptz)
@@ -148,7 +148,7 @@ state as (
     over = case
       when coalesce(excluded.external_version, excluded.external_updated_at::text) is null
         or excluded.external_updated_at <= s.external_updated_at then s.over
-      else jsonb_path_query_array(s.over || jsonb_build_object('base', s.base, 'version', s.external_version, 'at', s.external_updated_at,
+      else jsonb_path_query_array(case when s.last_processed_at > %(now)s::timestamptz - interval '24 hours' then s.over else '[]' end || jsonb_build_object('base', s.base, 'version', s.external_version, 'at', s.external_updated_at,
         'pushed_version', excluded.external_version, 'pushed_at', excluded.external_updated_at, 'sure', true), '$[last - 4 to last]') end
   returning link_id, old.rev as rev_before)
 update sync.push_intent p set wanted_seq = p.wanted_seq + 1, reason = 'moved_meanwhile', not_before = %(now)s,
