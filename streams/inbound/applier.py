@@ -28,7 +28,8 @@ from schemas.problems import Problem
 from streams.inbound import dead_letters, folding, reading, refusals, waiting, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
-from streams.store import connections, queries
+from streams.rules.clock_errors import Measured
+from streams.store import clock_errors, connections, queries
 from streams.store.connections import Connection
 
 Conn = AsyncConnection[Any]
@@ -103,8 +104,9 @@ class Applier:
                 _bury(applied, each, Problem("webhook_unreadable", "the adapter cannot read the webhook's body"))
         units = []
         for (org_id, name, external_type), events in grouped.items():
+            clock = await clock_errors.measured(conn, org_id, name)
             try:
-                unit = self._unit(known.get((org_id, name)), name, external_type)
+                unit = self._unit(known.get((org_id, name)), name, external_type, clock)
             except Problem as problem:
                 for each in events:
                     _bury(applied, each, problem)
@@ -118,11 +120,11 @@ class Applier:
             units.append((unit, _readable(unit, events, applied)))
         return sorted(units, key=_order)
 
-    def _unit(self, connection: Connection | None, name: str, external_type: str) -> Unit:
+    def _unit(self, connection: Connection | None, name: str, external_type: str, clock: Measured) -> Unit:
         if connection is None:
             raise Problem("connection_unknown", f"there is no connection named {name}", "Connect it, then redrive.")
         try:
-            return unit_of(connection, self._manifest(connection.system), external_type, self._model)
+            return unit_of(connection, self._manifest(connection.system), external_type, self._model, clock)
         except KeyError:
             raise Problem(
                 "type_unknown",

@@ -11,13 +11,11 @@ from schemas.entity_types import EntityType
 from schemas.events import InboundEvent
 from schemas.fields import Aggregate, Json
 from schemas.model import Model
+from streams.rules import clocks
+from streams.rules.clock_errors import IN_TIME, Measured
 from streams.rules.payloads import Times
 from streams.rules.sides import Policy, Terms
 from streams.store.connections import Connection
-
-FUTURE_LIMIT = timedelta(minutes=5)
-"""How far in our future their times may lie before they are taken for a wrong clock."""
-
 
 _NOTHING = timedelta()
 _TIMES = {"date": "date", "timestamp with time zone": "timestamp"}
@@ -43,7 +41,7 @@ class Incoming:
     @property
     def written_at(self) -> datetime:
         """Their time by our clock, never far in our future: a fast clock must not win for ever."""
-        return min(self.event.occurred_at - self.ahead, self.event.received_at + FUTURE_LIMIT)
+        return clocks.bounded(self.event.occurred_at - self.ahead, self.event.received_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +88,23 @@ class Unit:
         }
 
 
-def unit_of(connection: Connection, manifest: Manifest, external_type: str, model: Model) -> Unit:
-    """The unit of one external type. Raises KeyError when the system or the model has no such type."""
+def unit_of(
+    connection: Connection, manifest: Manifest, external_type: str, model: Model, clock: Measured = IN_TIME
+) -> Unit:
+    """The unit of one external type; `clock` is how far theirs was measured to be from ours.
+
+    Raises:
+        KeyError: the system or the model has no such type.
+    """
     aggregate = manifest.aggregate(external_type)
     root = model[aggregate.root]
     parts = {part.entity_type for part in aggregate.parts if any(f.protected for f in model[part.entity_type].fields)}
     protected = {f.name for f in root.fields if f.protected} | parts
-    terms = Terms(Policy(connection.conflict_policy), frozenset(protected), delete=connection.delete_policy)
+    terms = Terms(
+        Policy(connection.conflict_policy), frozenset(protected), clock.doubt, clock.error, connection.delete_policy
+    )
     times = {("", f.name): kind for f in root.fields if (kind := _TIMES.get(f.sql_type))}
     for part in aggregate.parts:
         columns = model[part.entity_type].fields
         times |= {(part.entity_type, f.name): kind for f in columns if (kind := _TIMES.get(f.sql_type))}
-    return Unit(connection, manifest, aggregate, root, terms, times)
+    return Unit(connection, manifest, aggregate, root, terms, times, clock.ahead)

@@ -27,6 +27,15 @@ class Measured:
     ahead: timedelta
     error: timedelta
 
+    @property
+    def doubt(self) -> timedelta:
+        """How far a time may be off that was put right by `ahead`."""
+        return max(self.error - abs(self.ahead), timedelta())
+
+
+IN_TIME = Measured(timedelta(), timedelta())
+"""Their clock is ours, as far as is known."""
+
 
 def measure(date: datetime, sent_at: datetime, answered_at: datetime) -> Measured:
     """What an answer with this `Date` tells."""

@@ -15,8 +15,10 @@ Documents are compared key by key; a part is one unit.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from schemas.fields import Document
-from streams.rules import overtaken
+from streams.rules import clocks, overtaken
 from streams.rules.field_conflicts import Fields, compare_versions, winner_of
 from streams.rules.mapping import differences
 from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Policy, Question, Terms, Theirs, known_after
@@ -24,7 +26,7 @@ from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Policy, Que
 
 def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> Decision:
     """Decide one event; `ours` is None for a record that has no entity here yet."""
-    if old := _dominated(theirs, agreed):
+    if old := _dominated(theirs, agreed, terms):
         if old == "stale" and (push := overtaken.hiding(theirs, agreed)):
             return overtaken.decide(ours, theirs, agreed, terms, push)
         return Decision(Kind.DROP, old, base=agreed.base or {})
@@ -39,12 +41,12 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> D
     return overtaken.note_flight(Fields(ours, theirs, agreed, terms).decide(), theirs, agreed)
 
 
-def _dominated(theirs: Theirs, agreed: Agreed) -> str:
+def _dominated(theirs: Theirs, agreed: Agreed, terms: Terms) -> str:
     """Why the event tells nothing new, or an empty text. Their counter is asked before their clock."""
     if agreed.at is None:
         return ""
     newer = compare_versions(theirs.version, agreed.version)
-    if newer < 0 or (newer == 0 and theirs.at < agreed.at):
+    if newer < 0 or (newer == 0 and theirs.at < agreed.at and not _was_set_right(theirs, agreed.at, terms)):
         return "stale"
     if newer > 0 or theirs.at > agreed.at:
         return ""
@@ -54,6 +56,12 @@ def _dominated(theirs: Theirs, agreed: Agreed) -> str:
     if not theirs.deleted and received[0] and received[1] and received[0] < received[1]:
         return "stale"
     return ""
+
+
+def _was_set_right(theirs: Theirs, known: datetime, terms: Terms) -> bool:
+    """Whether what we know was written by a clock that ran far ahead, and the event by one that does not."""
+    late, received = terms.clock_error, theirs.received_at
+    return clocks.is_beyond(known, received, late) and not clocks.is_beyond(theirs.at, received, late)
 
 
 def _changes(document: Document, base: Document) -> frozenset[str]:

@@ -141,12 +141,14 @@ class Terms:
     Args:
         protected: root fields and part types whose conflicts always go to a person.
         tolerance: times no further apart count as equal.
+        clock_error: how far ahead of ours their clock may be, their times not put right.
         delete: ignore, archive or delete.
     """
 
     policy: Policy = Policy.LWW
     protected: frozenset[str] = frozenset()
     tolerance: timedelta = _NO_TIME
+    clock_error: timedelta = _NO_TIME
     delete: str = "ignore"
 
 
