@@ -9,9 +9,11 @@ from schemas.entity_types import COMMON_COLUMNS
 from schemas.fields import Aggregate, Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.rules import filters
+from streams import merging
+from streams.rules import filters, policies
 from streams.rules.filters import Condition
 from streams.rules.mass_changes import FLOORS
+from streams.rules.sides import Policy
 
 CONCURRENCY_MOST = 256
 CONDITIONS_MOST = 50
@@ -66,6 +68,43 @@ def check_fields(
     return checked
 
 
+def check_policies(manifest: Manifest, given: Mapping[str, Mapping[str, Json]]) -> dict[str, dict[str, Json]]:
+    """Who wins conflicts, by root entity type; types of which nothing is said are left out.
+
+    Raises:
+        Problem: `type_not_taken`, `policy_invalid`, `resolver_unknown`, `resolver_broken`.
+    """
+    checked = {}
+    for root, choice in given.items():
+        aggregate = _aggregate(manifest, root)
+        if strange := sorted(choice.keys() - policies.KINDS):
+            raise _policy(f"{root}: there is no {strange[0]!r}", f"Choose of {', '.join(sorted(policies.KINDS))}.")
+        if choice.get("ties", "ours") not in policies.SIDES:
+            raise _policy(f"{root}: {choice['ties']!r} wins no ties", "Choose ours or theirs.")
+        if "policy" in choice:
+            _check_policy(root, choice["policy"])
+        if "resolver" in choice:
+            merging.find(choice["resolver"])
+        fields = choice.get("fields", {})
+        known = [field.canonical for field in aggregate.fields] + [part.entity_type for part in aggregate.parts]
+        if strange := sorted(fields.keys() - set(known)):
+            raise _policy(f"{manifest.title} has no {', '.join(strange)} in {root}", f"It has {', '.join(known)}.")
+        for name, written in fields.items():
+            if resolver := _check_policy(f"{root}.{name}", written):
+                merging.find(resolver)
+        if choice:
+            checked[root] = dict(choice)
+    return checked
+
+
+def _check_policy(place: str, written: Json) -> str:
+    try:
+        return policies.split(written)[1]
+    except (ValueError, AttributeError):
+        known = ", ".join([*Policy, "merge:RESOLVER"])
+        raise _policy(f"{place}: there is no policy {written!r}", f"Choose of {known}.") from None
+
+
 def check_archive(
     manifest: Manifest, delete_policy: str, on_leave: str, types: Collection[str], filtered: Collection[str]
 ) -> None:
@@ -102,6 +141,10 @@ def _aggregate(manifest: Manifest, root: str) -> Aggregate:
         roots = ", ".join(aggregate.root for aggregate in manifest.aggregates)
         raise Problem("type_not_taken", f"{manifest.title} does not take {root} as a record", f"It takes: {roots}.")
     return found
+
+
+def _policy(cause: str, next_step: str) -> Problem:
+    return Problem("policy_invalid", cause, next_step)
 
 
 def _limit(cause: str, next_step: str) -> Problem:

@@ -25,12 +25,12 @@ _RESERVED = frozenset({"local", "bulk"})  # words of the column `origin`
 DEFAULT_POLL_INTERVAL_S = 900.0
 DECIDES = frozenset({"option", "delete_policy", "filters", "on_leave", "fields", "gates"})
 """Choices that decide what is sent: what they hold already follows by a resync."""
-BY_TYPE = frozenset({"filters", "fields", "gates"})
+BY_TYPE = frozenset({"filters", "fields", "gates", "conflict_policies"})
 """Choices that are kept by entity type."""
-_JSON = ("filters", "fields", "guard", "budget", "gates")
+_JSON = ("filters", "fields", "guard", "budget", "gates", "conflict_policies")
 _DEFAULTS: Mapping[str, Any] = {
     "allow_private": False, "http2": False, "compress": False, "filters": {}, "on_leave": "keep", "fields": {},
-    "concurrency": None, "guard": {}, "budget": {},
+    "concurrency": None, "guard": {}, "budget": {}, "conflict_policies": {},
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class Choices:
     option: Literal[1, 2, 3] = 1
     mode: Literal["realtime", "scheduled", "both"] = "both"
     delete_policy: Literal["ignore", "archive", "delete"] = "ignore"
-    conflict_policy: Literal["lww", "lww_record", "local", "remote", "manual"] = "lww"
+    conflict_policy: Literal["lww", "lww_record", "merge", "local", "remote", "manual"] = "lww"
     retry_policy: Literal["durable", "seed"] = "durable"
     poll_interval_s: float | None = None
     allow_http: bool = False
@@ -63,6 +63,7 @@ class Choices:
     concurrency: int | None = None
     guard: Mapping[str, int | None] | None = None
     budget: Mapping[str, float] | None = None
+    conflict_policies: Mapping[str, Mapping[str, Json]] | None = None
 
 
 def check_url(url: str, choices: Choices) -> None:
@@ -76,13 +77,15 @@ def checked(manifest: Manifest, model: Model, choices: Choices, types: Collectio
     """The choices as they are kept, for the entity types in scope.
 
     Raises:
-        Problem: `type_not_taken`, `filter_invalid`, `fields_invalid`, `archive_unsupported`, `limit_invalid`.
+        Problem: `type_not_taken`, `filter_invalid`, `fields_invalid`, `archive_unsupported`, `limit_invalid`,
+            `policy_invalid`, `resolver_unknown`, `resolver_broken`.
     """
     filters = choice_checks.check_filters(manifest, model, choices.filters or {})
     fields = choice_checks.check_fields(manifest, choices.fields or {})
     choice_checks.check_archive(manifest, choices.delete_policy, choices.on_leave or "keep", types, filters)
     choice_checks.check_limits(choices.concurrency, choices.guard or {}, choices.budget or {})
-    return replace(choices, filters=filters, fields=fields)
+    policies = choice_checks.check_policies(manifest, choices.conflict_policies or {})
+    return replace(choices, filters=filters, fields=fields, conflict_policies=policies)
 
 
 def filled(choices: Choices, known: Connection | None) -> Choices:

@@ -39,6 +39,7 @@ class ConflictPolicy(enum.StrEnum):
 
     LWW = "lww"
     LWW_RECORD = "lww_record"
+    MERGE = "merge"
     LOCAL = "local"
     REMOTE = "remote"
     MANUAL = "manual"
@@ -54,6 +55,14 @@ class RetryPolicy(enum.StrEnum):
 Deletes = Annotated[
     DeletePolicy | None,
     typer.Option("--deletes", "--delete-policy", help="When ours is deleted; asked for with option 1, else ignore."),
+]
+Conflicts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--conflict",
+        metavar="TYPE:POLICY",
+        help="By type or field: person:manual, person:phone=merge:longest, person:ties=ours; TYPE:default.",
+    ),
 ]
 Filters = Annotated[
     list[str] | None,
@@ -111,6 +120,24 @@ def fields(include: Sequence[str] | None, exclude: Sequence[str] | None) -> dict
                 raise typer.BadParameter(f"include fields of {root}, or exclude some", param_hint=f"--{kind}")
             listed = [name.strip() for name in names.split(",") if name.strip()]
             found.setdefault(root, {}).setdefault(kind, []).extend(listed)
+    return found or None
+
+
+def conflicts(written: Sequence[str] | None) -> dict[str, dict[str, Any]] | None:
+    """Entity type -> who wins, as `streams.rules.policies` has it; `TYPE:default` takes the type's away."""
+    found: dict[str, dict[str, Any]] = {}
+    for root, rest in (_typed(text, "--conflict") for text in written or ()):
+        choice = found.setdefault(root, {})
+        name, equals, policy = rest.partition("=")
+        if name == "ties" and equals:
+            choice["ties"] = policy
+        elif equals:
+            choice.setdefault("fields", {})[name.strip()] = policy.strip()
+        elif rest == "default":
+            choice.clear()
+        else:
+            choice["policy"], colon, resolver = rest.partition(":")
+            choice |= {"resolver": resolver} if colon else {}
     return found or None
 
 

@@ -61,6 +61,7 @@ def connect(
     conflict_policy: Annotated[
         choosing.ConflictPolicy, typer.Option(help="When both sides changed a field.")
     ] = choosing.ConflictPolicy.LWW,
+    conflicts: choosing.Conflicts = None,
     retry_policy: Annotated[
         choosing.RetryPolicy, typer.Option(help="durable: up to 76 hours; seed: 10 tries.")
     ] = choosing.RetryPolicy.DURABLE,
@@ -106,6 +107,7 @@ def connect(
         concurrency=concurrency,
         guard=choosing.guard(guard),
         budget=choosing.budget(budget),
+        conflict_policies=choosing.conflicts(conflicts),
     )
     loaded = session.settings()
 

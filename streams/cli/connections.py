@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "syncline connections set clinic --filter person:status=active --on-leave archive",
             "syncline connections set clinic --filter person:none --include person:all",
+            "syncline connections set clinic --conflict person:birth_date=manual --conflict person:phone=remote",
             "syncline connections set clinic --deletes delete --guard deletes=50,updates=off",
         ),
     )(set_)
@@ -88,6 +89,7 @@ def set_(
     conflict_policy: Annotated[
         choosing.ConflictPolicy | None, typer.Option(help="When both sides changed a field.")
     ] = None,
+    conflicts: choosing.Conflicts = None,
     retry_policy: Annotated[
         choosing.RetryPolicy | None, typer.Option(help="durable: up to 76 hours; seed: 10 tries.")
     ] = None,
@@ -121,6 +123,7 @@ def set_(
         "poll_interval_s": poll_interval,
         "delete_policy": deletes and deletes.value,
         "conflict_policy": conflict_policy and conflict_policy.value,
+        "conflict_policies": choosing.conflicts(conflicts),
         "retry_policy": retry_policy and retry_policy.value,
         "filters": choosing.filters(filters),
         "on_leave": on_leave and on_leave.value,
@@ -231,6 +234,7 @@ def described(row: Connection) -> dict[str, Any]:
         "mode": row.mode,
         "delete_policy": row.delete_policy,
         "conflict_policy": row.conflict_policy,
+        "conflict_policies": dict(row.conflict_policies),
         "retry_policy": row.retry_policy,
         "poll_interval_s": row.poll_interval_s,
         "filters": dict(row.filters),

@@ -1,7 +1,6 @@
 """The REST API under /v1: how everything stands, connections, why, dead letters.
 
-Pushes are in `gateway.pushes`, what people decide is in `gateway.desk`,
-events in bulk in `gateway.events`.
+Pushes are in `gateway.pushes`, what people decide is in `gateway.desk`.
 
 Place in the flow: beside the webhooks, on the same gateway. It reads Postgres and changes connections through
 `streams.connections`; it never applies an event. `install` adds it to an app, which must not serve documents of its
@@ -17,7 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from connectors import config
 from streams import status, why
 from streams.connections import Connected
-from streams.gateway import access, desk, events, failures, pushes
+from streams.gateway import access, desk, failures, pushes
 from streams.gateway.services import BIGINT_MOST, BODY_MOST_BYTES, NAME_MOST, Given, Services
 from streams.gateway.shapes import (
     ChangedOut,
@@ -54,7 +53,6 @@ def install(app: FastAPI, given: Services) -> None:
     app.include_router(router)
     app.include_router(pushes.router)
     app.include_router(desk.router)
-    app.include_router(events.router)
     failures.install(app)
 
 

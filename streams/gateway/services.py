@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,7 +11,6 @@ from fastapi import Depends, Request
 from psycopg_pool import AsyncConnectionPool
 
 from connectors.contract import Manifest
-from schemas.events import InboundEvent
 from schemas.model import Model
 from streams.connections import Service
 from streams.redrives import Republish
@@ -29,7 +28,6 @@ class Services:
     Args:
         pool: of the role `app`, in autocommit.
         republish: publishes dead events of theirs again; None where there is no Kafka.
-        publish: makes new events durable; the same. Raises Problem when it cannot.
     """
 
     settings: Settings
@@ -39,7 +37,6 @@ class Services:
     manifest: Callable[[str], Manifest]
     now: Callable[[], datetime]
     republish: Republish | None = None
-    publish: Callable[[Sequence[InboundEvent]], Awaitable[Any]] | None = None
 
 
 def services(request: Request) -> Services:

@@ -40,6 +40,17 @@ class BudgetIn(Input):
     per_s: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False)
 
 
+class PoliciesIn(Input):
+    """Who wins conflicts of one type. Empty: as the connection's `conflict_policy` says."""
+
+    policy: str | None = Field(None, max_length=100, examples=["lww"])
+    fields: dict[str, Annotated[str, Field(max_length=200)]] | None = Field(
+        None, max_length=200, description="Field or part type -> policy, or merge:RESOLVER."
+    )
+    resolver: str | None = Field(None, max_length=100, description="What merges where no other is named.")
+    ties: Literal["ours", "theirs"] | None = Field(None, description="Who wins what was written at once.")
+
+
 class _Limits(Input):
     """Choices that a new connection and a change have in common; what is not named stays or is by default."""
 
@@ -58,6 +69,9 @@ class _Limits(Input):
         None, description="Most of a type in 10 minutes; null: no bound."
     )
     budget: BudgetIn | None = None
+    conflict_policies: dict[str, PoliciesIn] | None = Field(
+        None, max_length=100, description="Root entity type -> who wins its conflicts."
+    )
 
     def limits(self) -> dict[str, Any]:
         """Those that are named, as plain values."""
@@ -89,7 +103,7 @@ class ConnectIn(_Limits):
     option: Literal[1, 2, 3] = Field(1, description="1: both sides count; 2: we are the source of truth; 3: they are.")
     mode: Literal["realtime", "scheduled", "both"] = "both"
     delete_policy: Literal["ignore", "archive", "delete"] = "ignore"
-    conflict_policy: Literal["lww", "lww_record", "local", "remote", "manual"] = "lww"
+    conflict_policy: Literal["lww", "lww_record", "merge", "local", "remote", "manual"] = "lww"
     retry_policy: Literal["durable", "seed"] = "durable"
     poll_interval_s: float | None = Field(None, ge=1, le=31_536_000, allow_inf_nan=False)
     allow_http: bool = False
@@ -117,7 +131,7 @@ class ChangeIn(_Limits):
     option: Literal[1, 2, 3] | None = None
     mode: Literal["realtime", "scheduled", "both"] | None = None
     delete_policy: Literal["ignore", "archive", "delete"] | None = None
-    conflict_policy: Literal["lww", "lww_record", "local", "remote", "manual"] | None = None
+    conflict_policy: Literal["lww", "lww_record", "merge", "local", "remote", "manual"] | None = None
     retry_policy: Literal["durable", "seed"] | None = None
     poll_interval_s: float | None = Field(None, ge=1, le=31_536_000, allow_inf_nan=False)
     allow_http: bool | None = None
@@ -151,6 +165,7 @@ class ConnectionOut(BaseModel):
     mode: str
     delete_policy: str
     conflict_policy: str
+    conflict_policies: dict[str, dict[str, Any]]
     retry_policy: str
     poll_interval_s: float
     filters: dict[str, list[dict[str, Any]]]

@@ -291,11 +291,13 @@ def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
 
 
 def _write(entity: Entity, decision: Decision, event: InboundEvent, at: datetime) -> None:
+    made = {loser.field for loser in decision.losers if loser.winner == "neither"}
     for key in decision.taken:
-        if "/" in key:
+        if "/" in key or key in made:
             entity.edited_at[key] = max(entity.edited_at.get(key, at), at)
         else:
             entity.edited_at[key] = at
+        if "/" not in key:
             entity.modified_at = max(entity.modified_at, at)
     entity.document = merged(entity.document, decision.write)
     entity.seen = merged(entity.seen, decision.write)  # what is theirs, they can represent

@@ -11,10 +11,11 @@ from schemas.entity_types import EntityType
 from schemas.events import InboundEvent
 from schemas.fields import Aggregate, Json
 from schemas.model import Model
-from streams.rules import clocks
+from streams import merging
+from streams.rules import clocks, policies
 from streams.rules.clock_errors import IN_TIME, Measured
 from streams.rules.payloads import Times
-from streams.rules.sides import Policy, Terms
+from streams.rules.sides import Terms
 from streams.store.connections import Connection
 
 _NOTHING = timedelta()
@@ -95,13 +96,19 @@ def unit_of(
 
     Raises:
         KeyError: the system or the model has no such type.
+        Problem: `resolver_unknown`, `resolver_broken`.
     """
     aggregate = manifest.aggregate(external_type)
     root = model[aggregate.root]
     parts = {part.entity_type for part in aggregate.parts if any(f.protected for f in model[part.entity_type].fields)}
     protected = {f.name for f in root.fields if f.protected} | parts
     terms = Terms(
-        Policy(connection.conflict_policy), frozenset(protected), clock.doubt, clock.error, connection.delete_policy
+        protected=frozenset(protected),
+        tolerance=clock.doubt,
+        clock_error=clock.error,
+        delete=connection.delete_policy,
+        since=None if connection.option == 2 else connection.created_at,
+        **policies.of_type(connection.conflict_policy, connection.conflict_policies.get(root.name, {}), merging.find),
     )
     times = {("", f.name): kind for f in root.fields if (kind := _TIMES.get(f.sql_type))}
     for part in aggregate.parts:

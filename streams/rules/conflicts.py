@@ -8,7 +8,7 @@
     field by field  equal                                   -> nothing
                     only they changed it                    -> take, no clock needed
                     only we changed it                      -> keep, and correct them
-                    both changed it                         -> the policy: last write wins, a side, or a person
+                    both changed it                         -> its policy: last write wins, a side, a resolver …
 
 Documents are compared key by key; a part is one unit.
 """
@@ -83,7 +83,7 @@ def _decide_delete(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Ter
     if terms.policy is Policy.MANUAL:
         asked = Question("deleted_at", None, None, theirs.at.isoformat(), "manual")
         return Decision(Kind.ASK, "manual", base=base, questions=(asked,))
-    winner, rule = winner_of(ours, ours.last_edit, theirs, terms)
+    winner, rule = winner_of(ours, ours.last_edit, theirs, terms, terms.policy)
     losers = tuple(Loser(k, base.get(k), ours.document.get(k), None, winner, rule) for k in changed)
     if winner == "ours":
         return Decision(Kind.KEEP, "edited_here_since", losers=losers, remote_needs_correction=True, recreate=True)

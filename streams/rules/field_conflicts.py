@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from schemas.fields import Document, Json
+from streams.rules import resolvers
 from streams.rules.mapping import differences
 from streams.rules.sides import (
     Agreed,
@@ -21,6 +22,7 @@ from streams.rules.sides import (
     Side,
     Terms,
     Theirs,
+    Winner,
     known_after,
     merged,
 )
@@ -39,14 +41,16 @@ def _is_counter(version: str) -> bool:
     return version.isascii() and version.isdecimal() and len(version) < 20
 
 
-def winner_of(ours: Ours, ours_at: datetime, theirs: Theirs, terms: Terms) -> tuple[Side, str]:
+def winner_of(ours: Ours, ours_at: datetime, theirs: Theirs, terms: Terms, policy: Policy) -> tuple[Side, str]:
     """Who wins what both changed, and the rule that says so."""
-    if terms.policy is Policy.LOCAL:
+    if policy is Policy.LOCAL:
         return "ours", "policy"
-    if terms.policy is Policy.REMOTE:
+    if policy is Policy.REMOTE:
         return "theirs", "policy"
     if abs(ours_at - theirs.written_at) > terms.tolerance:
         return ("ours" if ours_at > theirs.written_at else "theirs"), "last_write"
+    if terms.ties:
+        return terms.ties, "priority"
     newer = compare_versions(str(ours.version), theirs.version)
     if newer:
         return ("ours" if newer > 0 else "theirs"), "higher_version"
@@ -136,48 +140,82 @@ class Fields:
         return False
 
     def _settle_conflicts(self, keys: list[str]) -> None:
-        whole = self._terms.policy is Policy.LWW_RECORD or not self._known
         for key in keys:
-            ours_at = self._ours.last_edit if whole else self._edited_at(key)
-            winner, rule = winner_of(self._ours, ours_at, self._theirs, self._terms)
             if question := self._question(key):
                 self._questions.append(question)
                 continue
-            self._rules.add(rule)
-            self._losers.append(
-                Loser(key, self._base.get(key), self._value(key), self._theirs.document[key], winner, rule)
-            )
-            if winner == "theirs":
-                self._write[key] = self._theirs.document[key]
-            else:
-                self._kept.add(key)
-        if keys and self._terms.policy is Policy.LWW_RECORD and self._known:
-            self._take_whole_record()
+            policy = self._terms.policy_of(key)
+            if policy is Policy.MERGE and self._merges(key):
+                continue
+            whole = policy is Policy.LWW_RECORD or not self._known
+            ours_at = self._ours.last_edit if whole else self._edited_at(key)
+            self._decide_for(key, *self._winner(ours_at, policy))
+        self._settle_record()
 
-    def _take_whole_record(self) -> None:
-        """Literal last write wins: the winner's other fields win too."""
-        winner, rule = winner_of(self._ours, self._ours.last_edit, self._theirs, self._terms)
-        asked = {q.field for q in self._questions}
-        theirs, in_flight = self._theirs.document, self._agreed.in_flight
+    def _winner(self, ours_at: datetime, policy: Policy) -> tuple[Side, str]:
+        since = self._terms.since
+        clocked = policy in (Policy.LWW, Policy.LWW_RECORD)
+        if clocked and not self._known and since is not None and ours_at < since:
+            return "theirs", "initial_sync"
+        return winner_of(self._ours, ours_at, self._theirs, self._terms, policy)
+
+    def _decide_for(self, key: str, winner: Side, rule: str) -> None:
+        self._lose(key, winner, rule)
         if winner == "theirs":
-            for key in sorted(self._kept - asked):
-                never_theirs = "/" in key and theirs[key] is None and self._base.get(key) is None
-                if never_theirs or (key in in_flight and same(key, theirs, in_flight)):
-                    continue
-                self._kept.discard(key)
-                self._write[key] = theirs[key]
-                self._losers.append(Loser(key, self._base.get(key), self._value(key), theirs[key], winner, rule))
-            return
-        for key in sorted(self._write):
+            self._kept.discard(key)
+            self._write[key] = self._theirs.document[key]
+        else:
+            self._write.pop(key, None)
             self._kept.add(key)
-            self._losers.append(Loser(key, self._base.get(key), self._value(key), self._write.pop(key), winner, rule))
+
+    def _lose(self, key: str, winner: Winner, rule: str) -> None:
+        self._rules.add(rule)
+        self._losers.append(Loser(key, self._base.get(key), self._value(key), self._theirs.document[key], winner, rule))
+
+    def _merges(self, key: str) -> bool:
+        """Let the resolver decide; where it cannot, a person is asked."""
+        ours, theirs = self._value(key), self._theirs.document[key]
+        made, done = resolvers.resolve(
+            self._terms.resolver_of(key), key, ours, theirs, self._edited_at(key), self._theirs.written_at
+        )
+        if not done:
+            self._questions.append(Question(key, self._base.get(key), ours, theirs, "unresolved"))
+        elif same(key, {key: made}, {key: ours}):
+            self._decide_for(key, "ours", "merge")
+        elif same(key, {key: made}, {key: theirs}):
+            self._decide_for(key, "theirs", "merge")
+        else:
+            self._lose(key, "neither", "merge")
+            self._write[key] = made
+        return True
+
+    def _settle_record(self) -> None:
+        """Literal last write wins: where both sides changed the record, the later one takes all of it."""
+        asked = {q.field for q in self._questions}
+        keys = {k for k in self._kept | self._write.keys() if self._terms.policy_of(k) is Policy.LWW_RECORD} - asked
+        keys = {key for key in keys if not self._is_protected(key)}
+        changed_here = {key for key in keys & self._kept if not self._is_unsaid(key)}
+        if not (self._known and changed_here and keys & self._write.keys()):
+            return
+        winner, rule = winner_of(self._ours, self._ours.last_edit, self._theirs, self._terms, Policy.LWW_RECORD)
+        for key in sorted(changed_here if winner == "theirs" else keys & self._write.keys()):
+            self._decide_for(key, winner, rule)
+
+    def _is_unsaid(self, key: str) -> bool:
+        """Whether their record only lacks a part that they never had, or repeats what is on its way to them."""
+        theirs, in_flight = self._theirs.document, self._agreed.in_flight
+        never_theirs = "/" in key and theirs[key] is None and self._base.get(key) is None
+        return never_theirs or (key in in_flight and same(key, theirs, in_flight))
 
     def _question(self, key: str) -> Question | None:
-        protected = key.partition("/")[0] in self._terms.protected and self._value(key) is not None
-        if not protected and self._terms.policy is not Policy.MANUAL:
+        protected = self._is_protected(key) and self._value(key) is not None
+        if not protected and self._terms.policy_of(key) is not Policy.MANUAL:
             return None
         rule = "protected" if protected else "manual"
         return Question(key, self._base.get(key), self._value(key), self._theirs.document[key], rule)
+
+    def _is_protected(self, key: str) -> bool:
+        return key.partition("/")[0] in self._terms.protected
 
     def _value(self, key: str) -> Json:
         return self._ours.hidden.get(key, self._ours.document.get(key))
@@ -202,7 +240,8 @@ class Fields:
         if self._questions:
             return Kind.ASK
         if self._write:
-            return Kind.MERGE if self._kept else Kind.TAKE
+            made = any(loser.winner == "neither" for loser in self._losers)
+            return Kind.MERGE if self._kept or made else Kind.TAKE
         return Kind.TAKE if self._ours.deleted else Kind.KEEP
 
     def _reason(self) -> str:

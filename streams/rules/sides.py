@@ -13,10 +13,12 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from schemas.fields import Document, Json
+from streams.rules.resolvers import BUILT_IN, DEFAULT, Resolver
 
 _NO_TIME = timedelta(0)
 
 Side = Literal["ours", "theirs"]
+Winner = Literal["ours", "theirs", "neither"]
 
 
 class Policy(enum.StrEnum):
@@ -26,6 +28,8 @@ class Policy(enum.StrEnum):
     """The later write, field by field."""
     LWW_RECORD = "lww_record"
     """The later write takes the whole record."""
+    MERGE = "merge"
+    """A resolver makes one value of the two."""
     LOCAL = "local"
     REMOTE = "remote"
     MANUAL = "manual"
@@ -136,13 +140,18 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The connection's rules.
+    """The connection's rules for one entity type.
 
     Args:
+        policy: of the record, and of every field that `fields` does not name.
         protected: root fields and part types whose conflicts always go to a person.
         tolerance: times no further apart count as equal.
         clock_error: how far ahead of ours their clock may be, their times not put right.
         delete: ignore, archive or delete.
+        fields: root field or part type -> its own policy.
+        resolvers: root field or part type -> what merges it; "" for the others.
+        ties: who wins what was written at once; None: the higher version, then theirs.
+        since: when the initial sync began: what was edited here before it gives way to what they had all along.
     """
 
     policy: Policy = Policy.LWW
@@ -150,6 +159,19 @@ class Terms:
     tolerance: timedelta = _NO_TIME
     clock_error: timedelta = _NO_TIME
     delete: str = "ignore"
+    fields: Mapping[str, Policy] = field(default_factory=dict)
+    resolvers: Mapping[str, Resolver] = field(default_factory=dict)
+    ties: Side | None = None
+    since: datetime | None = None
+
+    def policy_of(self, key: str) -> Policy:
+        """The policy of a field or part."""
+        return self.fields.get(key.partition("/")[0], self.policy)
+
+    def resolver_of(self, key: str) -> Resolver:
+        """What merges a field or part."""
+        default = self.resolvers.get("", BUILT_IN[DEFAULT])
+        return self.resolvers.get(key.partition("/")[0], default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +182,7 @@ class Loser:
     base: Json
     ours: Json
     theirs: Json
-    winner: Side
+    winner: Winner
     rule: str
 
 

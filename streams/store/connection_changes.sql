@@ -6,15 +6,16 @@ select pg_advisory_xact_lock(hashtextextended('syncline connection ' || %(org_id
 
 -- upsert --
 insert into sync.connection as c
-  (org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, retry_policy, poll_interval_s,
+  (org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, conflict_policies,
+   retry_policy, poll_interval_s,
    allow_http, allow_private, http2, compress, filters, on_leave, fields, concurrency, guard, budget, gates)
 values (%(org_id)s, %(name)s, %(system)s, %(url)s, %(auth)s, %(settings)s, %(option)s, %(mode)s, %(delete_policy)s,
-        %(conflict_policy)s, %(retry_policy)s, %(poll_interval_s)s, %(allow_http)s, %(allow_private)s, %(http2)s,
+        %(conflict_policy)s, %(conflict_policies)s, %(retry_policy)s, %(poll_interval_s)s, %(allow_http)s, %(allow_private)s, %(http2)s,
         %(compress)s, %(filters)s, %(on_leave)s, %(fields)s, %(concurrency)s, %(guard)s, %(budget)s, %(gates)s)
 on conflict (org_id, name) do update set
   url = excluded.url, auth = excluded.auth, settings = excluded.settings, option = excluded.option,
   mode = excluded.mode, delete_policy = excluded.delete_policy, conflict_policy = excluded.conflict_policy,
-  retry_policy = excluded.retry_policy, poll_interval_s = excluded.poll_interval_s, allow_http = excluded.allow_http,
+  conflict_policies = excluded.conflict_policies, retry_policy = excluded.retry_policy, poll_interval_s = excluded.poll_interval_s, allow_http = excluded.allow_http,
   allow_private = excluded.allow_private, http2 = excluded.http2, compress = excluded.compress,
   filters = excluded.filters, on_leave = excluded.on_leave, fields = excluded.fields,
   concurrency = excluded.concurrency, guard = excluded.guard, budget = excluded.budget, gates = excluded.gates,
@@ -23,6 +24,7 @@ on conflict (org_id, name) do update set
 -- change --
 update sync.connection set
   option = %(option)s, mode = %(mode)s, delete_policy = %(delete_policy)s, conflict_policy = %(conflict_policy)s,
+  conflict_policies = %(conflict_policies)s,
   retry_policy = %(retry_policy)s, poll_interval_s = %(poll_interval_s)s, allow_http = %(allow_http)s,
   allow_private = %(allow_private)s, http2 = %(http2)s, compress = %(compress)s, filters = %(filters)s,
   on_leave = %(on_leave)s, fields = %(fields)s, concurrency = %(concurrency)s, guard = %(guard)s, budget = %(budget)s,

@@ -27,6 +27,7 @@ class Connection:
 
     Args:
         settings: the adapter's plain settings; whatever is secret is in `sync.credential`.
+        conflict_policies: root entity type -> who wins its conflicts, see `rules.policies`.
         poll_interval_s: seconds between two polls of one external type.
         filters: root entity type -> conditions that the row must fulfil to be there, see `rules.filters`.
         on_leave: what becomes of their record when ours no longer fulfils them.
@@ -48,6 +49,7 @@ class Connection:
     mode: str
     delete_policy: str
     conflict_policy: str
+    conflict_policies: Mapping[str, Mapping[str, Json]]
     retry_policy: str
     poll_interval_s: float
     allow_http: bool
@@ -71,9 +73,9 @@ class Connection:
         return self.gates.get(entity_type) == "live"
 
 
-_COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, retry_policy,
-              poll_interval_s, allow_http, allow_private, http2, compress, filters, on_leave, fields, concurrency,
-              guard, budget, gates, state, state_reason, epoch, created_at"""
+_COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy,
+              conflict_policies, retry_policy, poll_interval_s, allow_http, allow_private, http2, compress, filters,
+              on_leave, fields, concurrency, guard, budget, gates, state, state_reason, epoch, created_at"""
 
 
 async def list_active(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:

@@ -43,9 +43,6 @@ def make_app(settings, pool):
     async def plan_all(conn, org_id, connection, manifest, reason):
         return 3
 
-    async def publish(facts):
-        assert facts is not None
-
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     service = connections.Service(
         vault.parse_key(base64.b64encode(bytes(32)), "test"), "https://sync.example.org", "api", plan_all
@@ -57,7 +54,6 @@ def make_app(settings, pool):
         model=model_of(settings),
         manifest=lambda system: registry.find(system).manifest,
         now=lambda: datetime.now(UTC),
-        publish=publish,
     )
     api.install(app, services)
     access.check_routes(app)
@@ -258,6 +254,17 @@ async def test_choices_are_changed_one_at_a_time(client, clinic):
     assert (await client.post("/v1/connections/clinic/resync")).json() == {"planned": 3}
 
 
+async def test_who_wins_is_chosen_by_type_and_field(client, clinic):
+    chosen = {"policy": "manual", "fields": {"gender": "merge:longest"}, "ties": "ours"}
+    changed = await client.patch("/v1/connections/clinic", json={"conflict_policies": {"person": chosen}})
+    assert changed.status_code == 200, changed.text
+    told = changed.json()
+    assert (told["changed"], told["needs_resync"]) == (["conflict_policies"], False)
+    assert (await client.get("/v1/connections/clinic")).json()["conflict_policies"] == {"person": chosen}
+    again = await client.patch("/v1/connections/clinic", json={"conflict_policies": {"person": {}}})
+    assert again.json()["connection"]["conflict_policies"] == {}
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -266,6 +273,9 @@ async def test_choices_are_changed_one_at_a_time(client, clinic):
         ({"filters": {"ship": ACTIVE}}, "type_not_taken"),
         ({"fields": {"person": {"include": ["color"]}}}, "fields_invalid"),
         ({"fields": {"person": {"include": ["gender"], "exclude": ["email"]}}}, "fields_invalid"),
+        ({"conflict_policies": {"person": {"policy": "newest"}}}, "policy_invalid"),
+        ({"conflict_policies": {"person": {"fields": {"gender": "merge:best"}}}}, "resolver_unknown"),
+        ({"conflict_policies": {"person": {"winner": "ours"}}}, "value_invalid"),
         ({"delete_policy": "archive"}, "archive_unsupported"),
         ({"budget": {"calls": 5}}, "limit_invalid"),
         ({"guard": {"creates": 5}}, "value_invalid"),

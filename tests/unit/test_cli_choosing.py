@@ -68,3 +68,13 @@ def test_guards(written: str | None, meant: dict[str, int | None] | None) -> Non
 
 def test_gates() -> None:
     assert choosing.gates(["person=live", "campus=out"]) == {"person": "live", "campus": ""}
+
+
+def test_conflict_policies_are_gathered_by_type() -> None:
+    written = ["person:manual", "person:gender=merge:longest", "person:ties=ours", "campus:merge:concat"]
+    assert choosing.conflicts([*written, "household:default"]) == {
+        "person": {"policy": "manual", "fields": {"gender": "merge:longest"}, "ties": "ours"},
+        "campus": {"policy": "merge", "resolver": "concat"},
+        "household": {},
+    }
+    assert choosing.conflicts(None) is None
