@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+KEY_KINDS = ("email", "phone", "id")
+"""Values of `normalize` that make a field a key."""
+
 THIN_COLUMNS = ("org_id", "id", "sync_key", "version", "origin", "origin_event", "modified_at", "deleted_at")
 """What the change topics carry of every entity; references come on top, personal data never."""
 
@@ -39,7 +42,8 @@ class EntityField:
         part: the entity is a part of the referenced one and goes where it goes.
         protected: a conflict on this field is always decided by a person.
         privacy: `personal`, `sensitive` or empty; never in logs when set.
-        normalize: `phone`, `email`, `name` or empty; how two values are compared.
+        normalize: `phone`, `email`, `id`, `name` or empty; how two values are compared. All but names are keys by which
+            records are matched, and indexed as such.
     """
 
     name: str

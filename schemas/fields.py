@@ -60,6 +60,26 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchRule:
+    """A key by which a record of theirs without a link is found among our entities.
+
+    Args:
+        column: canonical column that holds it; the model says how it is normalised.
+        part: type of the parts that have the column; empty for the root.
+        agree: columns of the root that must not contradict: people share addresses and phones.
+    """
+
+    column: str
+    part: str = ""
+    agree: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As people read it: `email.address`, `national_id`."""
+        return f"{self.part}.{self.column}" if self.part else self.column
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """One kind of external record: which root entity and which parts it is made of.
 
@@ -70,6 +90,7 @@ class Aggregate:
         parts: the kinds of parts it holds.
         archive: what an archived record holds there, payload key -> value; empty when they cannot archive.
         marker: payload key that carries our id of the root in records we made; empty when they keep none.
+        match: keys by which records are matched; without any, a record without a link is a new one.
     """
 
     external_type: str
@@ -78,3 +99,4 @@ class Aggregate:
     parts: tuple[Part, ...] = ()
     archive: Mapping[str, Json] = default(default_factory=dict, hash=False)
     marker: str = ""
+    match: tuple[MatchRule, ...] = ()

@@ -16,7 +16,7 @@ TYPE_NAME = re.compile(r"[a-z](?:[a-z_]{0,38}[a-z])?")
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,58}")
 RECORD_ATTRIBUTES = {"type", "name", "namespace", "doc", "aliases", "fields", "prefix", "capture", "every_change"}
 FIELD_ATTRIBUTES = {"name", "type", "default", "doc", "aliases", "references", "protected", "privacy", "normalize"}
-ALLOWED = {"privacy": ("personal", "sensitive"), "normalize": ("phone", "email", "name")}
+ALLOWED = {"privacy": ("personal", "sensitive"), "normalize": ("phone", "email", "id", "name")}
 SQL_TYPES = {
     "string": "text",
     "boolean": "boolean",

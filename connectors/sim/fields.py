@@ -6,13 +6,18 @@ from datetime import timedelta
 
 from connectors import webhook
 from connectors.contract import CreateTier, Manifest
-from schemas.fields import Aggregate, Field, Part
+from schemas.fields import Aggregate, Field, MatchRule, Part
 
 CAMPUSES, HOUSEHOLDS, PEOPLE, REFERRALS = "campuses", "households", "people", "referrals"
 MARKER = "external_ref"
 
 _EMAIL = Part("email", "person_id", "emails", (Field("address", "address"), Field("label", "label")))
 _PHONE = Part("phone_number", "person_id", "phone_numbers", (Field("number", "number"), Field("label", "label")))
+
+_MATCH = (
+    MatchRule("address", "email", agree=("first_name", "birth_date", "national_id")),
+    MatchRule("national_id", agree=("birth_date",)),
+)
 
 MANIFEST = Manifest(
     name="sim",
@@ -34,6 +39,7 @@ MANIFEST = Manifest(
             ),
             (_EMAIL, _PHONE),
             archive={"status": "inactive"},
+            match=_MATCH,
         ),
         Aggregate(
             REFERRALS,

@@ -25,7 +25,7 @@ from connectors.contract import Manifest
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.inbound import dead_letters, folding, reading, refusals, waiting, writing
+from streams.inbound import dead_letters, folding, matching, reading, refusals, waiting, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
 from streams.rules.clock_errors import Measured
@@ -138,7 +138,7 @@ class Applier:
             return
         try:
             async with conn.transaction():
-                entries, corrections, waits = await self._apply_unit(conn, unit, events)
+                entries, reviews, corrections, waits = await self._apply_unit(conn, unit, events)
         except Exception as error:
             locked = isinstance(error, psycopg.errors.LockNotAvailable)
             if refusals.passes_by_waiting(error) and not locked:
@@ -155,16 +155,24 @@ class Applier:
             await self._isolate(conn, unit, events[half:], applied)
         else:
             applied.enter(entries)
+            applied.reviews += reviews
             applied.corrections += corrections
             if waits:
                 applied.decisions[unit.connection.name, "waiting"] += waits
 
-    async def _apply_unit(self, conn: Conn, unit: Unit, events: list[Incoming]) -> tuple[list[Row], int, int]:
+    async def _apply_unit(
+        self, conn: Conn, unit: Unit, events: list[Incoming]
+    ) -> tuple[list[Row], list[Row], int, int]:
         loaded = await reading.load(conn, unit, events, self._is_our_id)
         known = await waiting.hold(conn, unit, loaded, events, self._now())
-        folded = folding.fold(unit, loaded, known)
+        matched = await matching.match(conn, unit, loaded, known, self._is_our_id)
+        folded = folding.fold(unit, loaded, matched.going_on)
         corrections = await writing.write(conn, unit, loaded, folded, self._now())
-        return folded.entries, corrections, len(events) - len(known)
+        doubts = [
+            folding.entry(each.event, "parked", f"match {item['detail']['reason']}") for each, item in matched.doubtful
+        ]
+        reviews = [item for _, item in matched.doubtful]
+        return folded.entries + doubts, reviews, corrections, len(events) - len(known)
 
     def _is_our_id(self, entity_type: str, text: str) -> bool:
         found = self._model.types.get(entity_type)

@@ -57,6 +57,8 @@ class Unit:
     times: Times
     ahead: timedelta = _NOTHING
     """How far their clock is ahead of ours."""
+    key_kinds: Mapping[str, str] = field(default_factory=dict)
+    """Name of each of the aggregate's match rules -> how its values are normalised."""
 
     @property
     def org_id(self) -> str:
@@ -114,4 +116,5 @@ def unit_of(
     for part in aggregate.parts:
         columns = model[part.entity_type].fields
         times |= {(part.entity_type, f.name): kind for f in columns if (kind := _TIMES.get(f.sql_type))}
-    return Unit(connection, manifest, aggregate, root, terms, times, clock.ahead)
+    kinds = {r.name: model[r.part or root.name].field(r.column).normalize for r in aggregate.match}
+    return Unit(connection, manifest, aggregate, root, terms, times, clock.ahead, kinds)

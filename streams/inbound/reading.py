@@ -60,6 +60,7 @@ class Record:
         deleted_by_us: it was taken away because we deleted the record there.
         gone_at: when they deleted it, of a record that we never knew: what happened there before must not make it.
         refused: why it must not make or change an entity.
+        made_by: who finds its entity, for a link that it gets.
     """
 
     external_id: str
@@ -71,6 +72,7 @@ class Record:
     deleted_by_us: bool = False
     gone_at: datetime | None = None
     refused: str = ""
+    made_by: str = "inbound"
 
 
 @dataclass(slots=True)
@@ -115,6 +117,20 @@ async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: 
     known = {r.entity_id for r in loaded.records.values() if r.entity_id} | set(ours.values())
     loaded.rows = await aggregates.read(conn, unit.aggregate, unit.org_id, known, lock=True)
     await _load_refusals(conn, unit, new, ours, loaded)
+    await _load_about(conn, unit, incoming, loaded, is_our_id)
+    return loaded
+
+
+async def adopt(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incoming], is_our_id: IsOurId) -> None:
+    """Read and lock also the entities that records were matched with since."""
+    more = {r.entity_id for r in loaded.records.values() if r.entity_id} - loaded.rows.keys()
+    loaded.rows |= await aggregates.read(conn, unit.aggregate, unit.org_id, more, lock=True)
+    loaded.pushed = {}
+    await _load_about(conn, unit, incoming, loaded, is_our_id)
+
+
+async def _load_about(conn: Conn, unit: Unit, incoming: Sequence[Incoming], loaded: Loaded, is_our_id: IsOurId) -> None:
+    """What else there is to know of the entities that were found."""
     entities = sorted(loaded.rows)
     if entities:
         await _load_intents(conn, unit, entities, loaded)
@@ -122,7 +138,6 @@ async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: 
         await _load_ties(conn, unit, incoming, loaded)
         await _load_pushes(conn, unit, incoming, loaded)
     await _load_references(conn, unit, incoming, loaded, is_our_id)
-    return loaded
 
 
 async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:

@@ -5,6 +5,8 @@ The applier asks; nothing here touches the database.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 import psycopg
 
@@ -60,16 +62,21 @@ def rule_of(error: psycopg.Error) -> str:
 
 def review(unit: Unit, each: Incoming, error: psycopg.Error) -> dict[str, Json]:
     """A review item that names the rule and keeps the record."""
+    return kept(unit, each, "constraint", {"constraint": rule_of(error), "table": error.diag.table_name})
+
+
+def kept(unit: Unit, each: Incoming, kind: str, detail: Mapping[str, Json]) -> dict[str, Json]:
+    """A review item that keeps an event, so that it can be tried again."""
     event = each.event
     return {
         "org_id": event.org_id,
         "connection": event.connection,
+        "kind": kind,
         "entity_type": unit.root.name,
         "subject": event.external_id,
         "value": each.raw.hex(),
         "detail": {
-            "constraint": rule_of(error),
-            "table": error.diag.table_name,
+            **detail,
             "event_id": event.event_id.hex(),
             "external_type": event.external_type,
             "occurred_at": event.occurred_at,

@@ -137,7 +137,9 @@ def _correction(unit: Unit, track: Track) -> Wish:
 
 async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> None:
     new = [track.record for track in folded.tracks if track.link_is_new]
-    rows = [{"id": r.link_id, "external_id": r.external_id, "entity_id": r.entity_id} for r in new]
+    rows = [
+        {"id": r.link_id, "external_id": r.external_id, "entity_id": r.entity_id, "made_by": r.made_by} for r in new
+    ]
     await _run(conn, unit, "save_links", rows, now)
     gone = [t.record for t in folded.tracks if t.record.gone_at and not t.link_is_new]
     await _run(conn, unit, "save_gone", [{"external_id": r.external_id, "at": r.gone_at} for r in gone], now)

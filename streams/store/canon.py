@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from schemas import model
-from schemas.entity_types import COMMON_COLUMNS, EntityType
+from schemas.entity_types import COMMON_COLUMNS, KEY_KINDS, EntityType
 from schemas.problems import Problem
 
 COMMON_CLAUSES: Mapping[str, str] = {
@@ -118,7 +118,20 @@ def indexes(entity: EntityType) -> dict[str, sql.Composed]:
         name = f"{entity.name}_{entity.parent.name}"
         columns = sql.Identifier(entity.parent.name)
         made[name] = sql.SQL("create index {} on {} (org_id, {})").format(sql.Identifier(name), table, columns)
+    for own in entity.fields:
+        if own.normalize in KEY_KINDS:
+            name = f"{entity.name}_{own.name}_key"
+            key = match_key(own.normalize, sql.Identifier(own.name))
+            # The key first: it is far more selective than the organisation.
+            made[name] = sql.SQL("create index {} on {} (({}), org_id) where {} is not null").format(
+                sql.Identifier(name), table, key, key
+            )
     return made
+
+
+def match_key(kind: str, value: sql.Composable) -> sql.Composed:
+    """The key that a value is matched by; `kind` is one of KEY_KINDS."""
+    return sql.SQL("{}({})").format(sql.Identifier("canon", f"match_{kind}"), value)
 
 
 def foreign_keys(entity: EntityType) -> dict[str, sql.Composed]:

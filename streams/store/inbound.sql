@@ -74,8 +74,8 @@ join sync.external_link l on l.org_id = w.org_id and l.connection = w.connection
 
 -- save_links --
 insert into sync.external_link (org_id, id, connection, external_type, external_id, entity_type, entity_id, sync_key, made_by)
-select %(org)s, r.id, %(connection)s, %(type)s, r.external_id, %(entity_type)s, r.entity_id, %(org)s || '/' || r.entity_id, 'inbound'
-from json_to_recordset(%(rows)s::json) as r(id text, external_id text, entity_id text)
+select %(org)s, r.id, %(connection)s, %(type)s, r.external_id, %(entity_type)s, r.entity_id, %(org)s || '/' || r.entity_id, r.made_by
+from json_to_recordset(%(rows)s::json) as r(id text, external_id text, entity_id text, made_by text)
 order by r.entity_id
 
 -- save_gone --
@@ -188,16 +188,18 @@ from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, source
 on conflict (source, position) where position is not null do nothing
 
 -- reviews --
-insert into sync.review (org_id, connection, kind, entity_type, subject, detail, value, created_at)
-select r.org_id, r.connection, 'constraint', r.entity_type, r.subject, r.detail, decode(r.value, 'hex'), %(now)s
-from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, entity_type text, subject text, detail jsonb, value text)
-order by r.org_id, r.connection, r.subject
+-- The newest event of each record; an older one that comes later says nothing new.
+insert into sync.review as v (org_id, connection, kind, entity_type, subject, detail, value, created_at)
+select distinct on (r.org_id, r.connection, r.kind, r.subject) r.org_id, r.connection, r.kind, r.entity_type, r.subject, r.detail, decode(r.value, 'hex'), %(now)s
+from json_to_recordset(%(rows)s::json) as r(org_id text, connection text, kind text, entity_type text, subject text, detail jsonb, value text)
+order by r.org_id, r.connection, r.kind, r.subject, (r.detail ->> 'occurred_at')::timestamptz desc
 on conflict (org_id, connection, kind, subject) where closed_at is null do update set detail = excluded.detail, value = excluded.value
+where (v.detail ->> 'occurred_at')::timestamptz <= (excluded.detail ->> 'occurred_at')::timestamptz
 
 -- close_reviews --
--- What a rule of the user's tables refused has been applied since, in a later state.
+-- What a rule of the user's tables refused, or nobody could match, has been applied since, in a later state.
 update sync.review set closed_at = %(now)s
-where org_id = %(org)s and connection = %(connection)s and kind = 'constraint' and subject = any(%(ids)s) and closed_at is null
+where org_id = %(org)s and connection = %(connection)s and kind in ('constraint', 'match') and subject = any(%(ids)s) and closed_at is null
   and detail ->> 'external_type' = %(type)s
 
 -- waiting_references --
@@ -272,7 +274,7 @@ failed as (
     from sync.dead_letter where source = %(topic)s and state = 'open' and headers ? 'occurred_at'
     union all
     select org_id, connection, detail ->> 'external_type', (detail ->> 'occurred_at')::timestamptz
-    from sync.review where kind = 'constraint' and closed_at is null) f
+    from sync.review where kind in ('constraint', 'match') and closed_at is null) f
   group by org_id, connection, external_type)
 update sync.checkpoint c set applied_through = greatest(c.applied_through, least(r.through, f.at - interval '1 microsecond'))
 from reached r left join failed f using (org_id, connection, external_type)

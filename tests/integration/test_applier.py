@@ -671,8 +671,8 @@ async def test_records_that_only_a_poll_brought_are_counted(inbound):
         "insert into sync.webhook_endpoint (token_hash, org_id, connection, created_at) values (%s, %s, 'parish', %s)",
         (inbound.org.encode(), inbound.org, at(2)),
     )
-    await inbound.apply(inbound.event("x2", ANN, 1, source="poll"), inbound.event("x3", ANN, 3, source="poll"))
-    await inbound.apply(inbound.event("x4", ANN, 3))
+    await inbound.apply(inbound.event("x2", {}, 1, source="poll"), inbound.event("x3", {}, 3, source="poll"))
+    await inbound.apply(inbound.event("x4", {}, 3))
     (checkpoint,) = await inbound.rows("select recovered from sync.checkpoint where org_id = %s", inbound.org)
     assert checkpoint["recovered"] == 1
 

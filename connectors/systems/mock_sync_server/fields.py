@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from connectors import webhook
 from connectors.contract import CreateTier, Manifest
-from schemas.fields import Aggregate, Field, Part
+from schemas.fields import Aggregate, Field, MatchRule, Part
 
 CAMPUS, HOUSEHOLD, INDIVIDUAL = "campus", "household", "individual"
 
@@ -68,6 +68,10 @@ _INDIVIDUAL = Aggregate(
         Field("national_id", "nationalId"),
     ),
     (_ADDRESS, _PHONE_NUMBER, _EMAIL),
+    match=(
+        MatchRule("address", "email", agree=("first_name", "birth_date", "national_id")),
+        MatchRule("national_id", agree=("birth_date",)),
+    ),
 )
 
 MANIFEST = Manifest(
