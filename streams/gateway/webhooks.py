@@ -34,7 +34,9 @@ SecretsOf = Callable[[Conn, Sender], Awaitable[Sequence[str]]]
 """(database connection, whose) -> the live secrets of its webhooks, newest first."""
 
 CAP_BYTES = 2**20
-LARGE_BYTES = 2**16
+LARGE_BYTES = 2**15
+"""A larger one is read on a thread, of which few run at a time: each takes the interpreter from all others."""
+LARGE_AT_ONCE = 2
 READ_S = 10.0
 """How long a body may take to arrive."""
 AT_ONCE = 256
@@ -72,6 +74,7 @@ class Ingress:
     now: Callable[[], datetime]
     monotonic: Callable[[], float] = time.monotonic
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
     _secrets: dict[Sender, tuple[float, Sequence[str]]] = field(default_factory=dict, repr=False)
 
     async def take(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> int:
@@ -132,15 +135,21 @@ class Ingress:
 
         try:
             content = await bodies.read(_whole(body), headers.get("content-encoding"), CAP_BYTES)
-            # A large one must not keep the others waiting.
-            facts = read(content) if len(content) < LARGE_BYTES else await asyncio.to_thread(read, content)
+            facts = read(content) if len(content) < LARGE_BYTES else await self._on_thread(read, content)
         except Exception as error:  # noqa: BLE001 - whatever a parser stumbles over is kept for a person
-            _log.warning("webhook_unreadable", connection=sender.connection, error=type(error).__name__)
-            return [unreadable(body, sender, received_at=now, delivery_id=delivery_id, content_type=content_type)]
+            why = error.code if isinstance(error, Problem) else type(error).__name__
+            _log.warning("webhook_unreadable", connection=sender.connection, error=why)
+            told = f"{content_type[:100]}; encoding={headers.get('content-encoding', '')[:20]}; refused={why}"
+            return [unreadable(body, sender, received_at=now, delivery_id=delivery_id, content_type=told)]
         if adapter.manifest.webhook_scheme == webhook.NONE:
             # Anybody may have sent it: it says where to look, never what is there.
             return [replace(fact, op="hint", complete=False, payload=b"") for fact in facts]
         return facts
+
+    async def _on_thread(self, read: Callable[[bytes], list[InboundEvent]], content: bytes) -> list[InboundEvent]:
+        """A large one must not keep the others waiting."""
+        async with self.threads:
+            return await asyncio.to_thread(read, content)
 
 
 router = APIRouter()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 import time
+import zlib
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -191,6 +193,8 @@ async def test_a_body_has_a_cap_whatever_it_says_of_its_length(gateway):
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     streamed = await gateway.client.post(gateway.path, content=pieces(), headers=gateway.sign(b""))
     assert streamed.status_code == 413
+    unread = await gateway.post(b"{}", {"content-length": str(10**30)})
+    assert (unread.status_code, unread.json()["code"]) == (413, "body_too_large")
     largest = orjson.dumps({"type": "other", "pad": "x" * (webhooks.CAP_BYTES - 40)})
     assert (await gateway.post(largest)).status_code == 202
 
@@ -200,6 +204,43 @@ async def test_what_is_authentic_but_unreadable_is_kept_as_it_is(gateway, body):
     assert (await gateway.post(body)).status_code == 202
     (fact,) = await gateway.facts(1)
     assert (fact.op, fact.complete, fact.payload) == ("hint", False, body)
+
+
+TWICE = b'{"type": "record.changed", "type": "record.changed", "record": {}}'
+
+
+@pytest.mark.covers("F127", "C17")
+@pytest.mark.parametrize(
+    ("body", "encoding", "code"),
+    [
+        (b"[" * 10_000, "", "json_too_deep"),
+        (TWICE, "", "json_key_twice"),
+        (record(data={"n": 1}).replace(b"1}", b"9" * 50 + b"}"), "", "json_number_unbounded"),
+        (gzip.compress(b"\0" * 2**24), "gzip", "answer_too_large"),
+        (gzip.compress(record())[:-3], "gzip", "answer_unreadable"),
+        (record(), "br", "answer_unreadable"),
+        (record().decode().encode("utf-16"), "", "webhook_unreadable"),
+    ],
+)
+async def test_what_breaks_a_limit_is_kept_as_it_came_with_the_reason(gateway, body, encoding, code):
+    answer = await gateway.post(body, gateway.sign(body) | {"content-encoding": encoding})
+    assert answer.status_code == 202
+    (fact,) = await gateway.facts(1)
+    assert (fact.op, fact.external_type, fact.payload) == ("hint", "", body)
+    assert fact.content_type == f"; encoding={encoding}; refused={code}"
+
+
+@pytest.mark.covers("F127")
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+async def test_a_packed_webhook_is_signed_as_it_travels_and_read_as_it_was(gateway, encoding, pack):
+    packed = pack(record(data={"firstName": "Ann" * 20_000}))
+    wrong = gateway.sign(record()) | {"content-encoding": encoding}
+    assert (await gateway.post(packed, wrong)).status_code == 401
+    answer = await gateway.post(packed, gateway.sign(packed) | {"content-encoding": encoding})
+    assert answer.status_code == 202
+    (fact,) = await gateway.facts(1)
+    assert (fact.external_id, fact.complete) == ("x1", True)
+    assert orjson.loads(fact.payload) == {"firstName": "Ann" * 20_000}
 
 
 async def test_a_webhook_that_holds_no_record_is_taken_and_remembered(gateway):
