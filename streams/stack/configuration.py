@@ -18,6 +18,8 @@ def postgres_arguments(site: Site) -> tuple[str, ...]:
         "port": str(site.ports["postgres"]),
         "unix_socket_directories": site.sockets,
         "max_connections": "200",
+        # The applier locks the match keys of all new people of a batch.
+        "max_locks_per_transaction": "256",
         "shared_buffers": "256MB",
         "fsync": "on",
         "synchronous_commit": "on",

@@ -5,6 +5,7 @@ Each step has an organisation and emulated systems of its own, and returns what 
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import time
@@ -33,6 +34,8 @@ class Inbound:
         self.seed = seed
         self.scale = scale
         self.dice = random.Random(seed)
+        self.numbers = itertools.count(10**6)
+        """National ids: two people with the same one would be put to a person."""
 
     def size(self, full: int) -> int:
         return max(1, int(full * self.scale))
@@ -106,7 +109,7 @@ class Inbound:
 
     def _change(self, living: Sequence[str], number: int) -> dict[str, Any]:
         name = f"{self.dice.randrange(10**6)}"
-        fields = {"first_name": f"F{name}", "last_name": f"L{number}", "national_id": f"N{self.dice.randrange(10**9)}"}
+        fields = {"first_name": f"F{name}", "last_name": f"L{number}", "national_id": f"N{next(self.numbers)}"}
         if len(living) > 500 and self.dice.random() < 0.8:
             return {"id": self.dice.choice(living), **fields}
         return fields
