@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import httpx
 from pydantic import BaseModel
 
+from connectors import webhook
 from connectors.errors import ConnectorError
 from schemas.fields import Aggregate, Json
 from schemas.problems import Problem
@@ -61,8 +62,12 @@ class Manifest:
     """Granularity of their timestamps as they show them."""
     poll_overlap: timedelta = timedelta(minutes=5)
     """How far a poll reaches back behind its checkpoint, for rows that became visible late."""
-    webhook_scheme: str = "none"
+    webhook_scheme: str = webhook.NONE
     """Signature scheme of their webhooks, a name in `connectors.webhook`; `none` makes them hints only."""
+    webhook_header: str = webhook.SIGNATURE_HEADER
+    """Header of the signature or token; Standard Webhooks has its own."""
+    webhook_id_header: str = ""
+    """Header of the delivery's id, empty when they send none; Standard Webhooks has its own."""
     aliases: tuple[str, ...] = ()
 
     def aggregate(self, external_type: str) -> Aggregate:

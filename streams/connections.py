@@ -12,7 +12,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -33,6 +33,8 @@ from streams.store.connections import Connection
 from streams.store.migrate import model_of
 
 _SQL = queries("connection_changes")
+LONGEST_OVERLAP = timedelta(days=90)
+"""How long a replaced webhook secret may stay valid at most."""
 
 Conn = AsyncConnection[Any]
 PlanAll = Callable[[Conn, str, str, Manifest, str], Awaitable[int]]
@@ -197,6 +199,24 @@ class Service:
             await self._audit(conn, org_id, "reveal_webhook", name, {})
         return found
 
+    async def rotate_webhook(self, conn: Conn, org_id: str, name: str, overlap: timedelta) -> Webhook:
+        """Make a new webhook secret; the one before stays valid for `overlap`, older ones end at once.
+
+        Raises:
+            Problem: `connection_unknown`, `not_connected`, `value_invalid` for a negative overlap or one over 90 days.
+        """
+        if not timedelta() <= overlap <= LONGEST_OVERLAP:
+            raise Problem("value_invalid", f"the old secret can stay valid for 0 to {LONGEST_OVERLAP.days} days")
+        async with conn.transaction():
+            row = await connections.load_connection(conn, org_id, name, lock=True)
+            if row.state == "disconnected":
+                raise _not_connected(name)
+            place, ends = vault.Place(org_id, row.system, name, ""), self.now() + overlap
+            secret = self._webhook_secret()
+            made = await credentials.rotate_webhook_secret(conn, self.key, place, secret, not_after=ends)
+            await self._record(conn, org_id, "rotate_webhook", name, {"secret": made, "old_until": ends.isoformat()})
+            return await self._webhook(conn, place)
+
     async def push_all(self, conn: Conn, org_id: str, name: str) -> int:
         """Plan a push of every row of the connection's types; how many were planned."""
         return await self._plan_all(conn, org_id, name, "push_all")
@@ -255,13 +275,15 @@ class Service:
 
     async def _open_webhook(self, conn: Conn, place: vault.Place) -> None:
         token = base64.urlsafe_b64encode(self.random(32)).rstrip(b"=").decode()
-        secret = "whsec_" + base64.b64encode(self.random(24)).decode()
         await credentials.put(conn, self.key, place.named(credentials.WEBHOOK_TOKEN), SecretStr(token))
-        await credentials.put(conn, self.key, place.named(f"{credentials.WEBHOOK_SECRET}1"), SecretStr(secret))
+        await credentials.put(conn, self.key, place.named(f"{credentials.WEBHOOK_SECRET}1"), self._webhook_secret())
         await conn.execute(
             _SQL["add_endpoint"],
             {"hash": token_hash(token), "org_id": place.org_id, "name": place.connection},
         )
+
+    def _webhook_secret(self) -> SecretStr:
+        return SecretStr("whsec_" + base64.b64encode(self.random(24)).decode())
 
     async def _webhook(self, conn: Conn, place: vault.Place) -> Webhook:
         token = await credentials.get(conn, self.key, place.named(credentials.WEBHOOK_TOKEN))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from schemas.problems import Problem
 
 GROUPS = (
-    "first", "connecting", "connections", "inspect", "pushing", "lanes", "conflicts", "reviews", "parked", "holds",
-    "dead_letters", "processes", "stack",
+    "first", "connecting", "connections", "webhooks", "keys", "inspect", "pushing", "lanes", "conflicts", "reviews",
+    "parked", "holds", "dead_letters", "processes", "stack",
 )  # fmt: skip
 """Modules with `register(app)`, in the order of `--help`."""
 

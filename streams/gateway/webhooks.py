@@ -105,10 +105,20 @@ class Ingress:
             webhook.verify(webhook.STANDARD, headers, body, [NOBODYS_SECRET], now)
             raise Problem("webhook_refused", "the webhook's signature does not verify")
         manifest = self.adapter(sender.system).manifest
-        told = webhook.verify(manifest.webhook_scheme, headers, body, await self._live(conn, sender), now)
-        if told and len(told) <= LONGEST_DELIVERY_ID and "\x00" not in told:
+        told = webhook.verify(
+            manifest.webhook_scheme,
+            headers,
+            body,
+            await self._live(conn, sender),
+            now,
+            header=manifest.webhook_header,
+            id_header=manifest.webhook_id_header,
+        )
+        signed = manifest.webhook_scheme == webhook.STANDARD
+        if told and signed and len(told) <= LONGEST_DELIVERY_ID and "\x00" not in told:
             return told
-        return hashlib.sha256(told.encode() if told else body).hexdigest()
+        # An id that the signature does not cover counts with its body only: nobody can use up the id of another one.
+        return hashlib.sha256((f"{told}\0".encode() if told else b"") + body).hexdigest()
 
     async def _live(self, conn: Conn, sender: Sender) -> Sequence[str]:
         kept = self._secrets.get(sender)
