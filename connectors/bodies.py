@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 
 from connectors.errors import Ambiguous
 
@@ -28,11 +28,20 @@ async def read(chunks: AsyncIterable[bytes], encoding: str | None, cap_bytes: in
     """A whole body, inflated as its `Content-Encoding` says.
 
     Raises:
+        Ambiguous: as `pieces`.
+    """
+    kept = [piece async for piece in pieces(chunks, encoding, cap_bytes)]
+    return kept[0] if len(kept) == 1 else b"".join(kept)
+
+
+async def pieces(chunks: AsyncIterable[bytes], encoding: str | None, cap_bytes: int) -> AsyncIterator[bytes]:
+    """A body as it comes, inflated as its `Content-Encoding` says; small pieces, of a large one too.
+
+    Raises:
         Ambiguous: `answer_too_large` as soon as it is larger than its cap; `answer_unreadable` when it is broken, or in
             an encoding that nobody asked for.
     """
     coding = (encoding or "identity").strip().lower()
-    kept: list[bytes] = []
     size = packed = 0
     inflate = None if coding == "identity" else _Inflate(coding)
     async for chunk in chunks:
@@ -43,10 +52,9 @@ async def read(chunks: AsyncIterable[bytes], encoding: str | None, cap_bytes: in
             size += len(piece)
             if size > cap_bytes or packed > cap_bytes + COMPRESS_FROM_BYTES:
                 raise Ambiguous("answer_too_large", f"the answer has more than {cap_bytes} bytes")
-            kept.append(piece)
+            yield piece
     if inflate is not None:
         inflate.end()
-    return kept[0] if len(kept) == 1 else b"".join(kept)
 
 
 class _Inflate:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from connectors import config
 from streams import status, why
 from streams.connections import Connected
-from streams.gateway import access, desk, failures, pushes
+from streams.gateway import access, desk, events, failures, pushes
 from streams.gateway.services import BIGINT_MOST, BODY_MOST_BYTES, NAME_MOST, Given, Services
 from streams.gateway.shapes import (
     ChangedOut,
@@ -53,6 +53,7 @@ def install(app: FastAPI, given: Services) -> None:
     app.include_router(router)
     app.include_router(pushes.router)
     app.include_router(desk.router)
+    app.include_router(events.router)
     failures.install(app)
 
 

@@ -117,7 +117,9 @@ def _postgres(resources: Resources) -> Callable[[], Awaitable[None]]:
 def _services(resources: Resources, publisher: Publisher) -> Services:
     service = connections.service(resources.settings, "api", plan_all())
     republish = Redriver(publisher, resources.codec)
-    return Services(resources.settings, resources.app, service, resources.model, manifest, clock.now, republish)
+    return Services(
+        resources.settings, resources.app, service, resources.model, manifest, clock.now, republish, publisher
+    )
 
 
 async def _problem(_: Request, problem: Any) -> Response:

@@ -17,6 +17,7 @@ from schemas.problems import Problem
 log = structlog.get_logger(__name__)
 
 STATUS = {
+    "body_unreadable": 400,
     "unauthorised": 401,
     "connection_unknown": 404,
     "conflict_unknown": 404,
@@ -65,7 +66,11 @@ STATUS = {
     "type_not_taken": 422,
     "value_invalid": 422,
     "value_refused": 422,
+    "body_too_slow": 408,
+    "body_too_large": 413,
     "event_too_large": 413,
+    "too_many_lines": 413,
+    "gateway_busy": 503,
     "kafka_unavailable": 503,
     "record_busy": 503,
     "registry_unreachable": 503,

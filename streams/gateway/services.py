@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,12 +14,14 @@ from psycopg_pool import AsyncConnectionPool
 from connectors.contract import Manifest
 from schemas.model import Model
 from streams.connections import Service
+from streams.inbound.publish import Publisher
 from streams.redrives import Republish
 from streams.settings import Settings
 
 NAME_MOST = 63
 BODY_MOST_BYTES = 2**20
 BIGINT_MOST = 2**63 - 1
+BULKS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Services:
     Args:
         pool: of the role `app`, in autocommit.
         republish: publishes dead events of theirs again; None where there is no Kafka.
+        publisher: of events that programs bring; the same.
+        bulks: how many bodies of events may be in hand at the same time.
     """
 
     settings: Settings
@@ -37,6 +42,8 @@ class Services:
     manifest: Callable[[str], Manifest]
     now: Callable[[], datetime]
     republish: Republish | None = None
+    publisher: Publisher | None = None
+    bulks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BULKS_AT_ONCE))
 
 
 def services(request: Request) -> Services:
