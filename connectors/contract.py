@@ -62,6 +62,8 @@ class Manifest:
     """Granularity of their timestamps as they show them."""
     poll_overlap: timedelta = timedelta(minutes=5)
     """How far a poll reaches back behind its checkpoint, for rows that became visible late."""
+    polls_in_order: bool = False
+    """Pages come by ascending time: a poll may end at what happened after it began, and leave that to the next."""
     webhook_scheme: str = webhook.NONE
     """Signature scheme of their webhooks, a name in `connectors.webhook`; `none` makes them hints only."""
     webhook_header: str = webhook.SIGNATURE_HEADER
@@ -160,11 +162,13 @@ class Page:
     Args:
         unreadable: items that are no record, each as its JSON bytes and the reason, for the dead letters. They do not
             stop the page and do not move `through`; a later poll may show them again.
+        date: their clock when they answered; None where they do not tell.
     """
 
     records: Sequence[ExternalRecord]
     through: datetime | None
     unreadable: Sequence[tuple[bytes, Problem]] = ()
+    date: datetime | None = None
 
 
 class Client(Protocol):

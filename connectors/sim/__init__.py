@@ -9,8 +9,8 @@ the id we choose, `sim-search` can only be asked for our marker, and that late, 
     DELETE /v1/{kind}/{id}       204, 404 when it is gone
     GET    /v1/{kind}/{id}       {"data": record}
     GET    /v1/{kind}            ?external_ref= finds by our marker, once the read lag is over;
-                                 ?updated_since=&cursor=&limit= lists {"data": [record], "next": cursor}, gone ones as
-                                 {"id", "deleted", "updated_at"}
+                                 ?updated_since=&cursor=&offset=&limit= lists {"data": [record], "next": cursor},
+                                 gone ones as {"id", "deleted", "updated_at"}
     POST   /v1/batch             {"items": [{"method", "path", "headers", "body"}]} -> {"items": [{"status", "body"}]}
     GET    /v1/operations/{id}   what became of a 202
 

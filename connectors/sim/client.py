@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import orjson
 
-from connectors import answers
+from connectors import answers, paging
 from connectors.contract import (
     Accepted,
     CreateTier,
@@ -41,6 +41,8 @@ class SimClient:
         self.batch_size = settings.batch_size
         self._tier = manifest.create_tier
         self._conditional = settings.conditional
+        self._paging = settings.paging
+        self._page_size = settings.page_size
         self._url = settings.url.rstrip("/")
         self._timeout_s = settings.timeout / 1000
         self._http = http
@@ -112,14 +114,32 @@ class SimClient:
 
     async def pages(self, external_type: str, since: datetime | None) -> AsyncIterator[Page]:
         """All records of a type changed at or after `since`. Raises ConnectorError."""
-        query = {"limit": "500"} | ({"updated_since": since.isoformat()} if since else {})
+        query = {"limit": str(self._page_size)} | ({"updated_since": since.isoformat()} if since else {})
+        if self._paging == "offset":
+            async for page in self._by_offset(external_type, query):
+                yield page
+            return
         while True:
-            answer = await self._call("GET", f"/v1/{external_type}", params=query, cap_bytes=POLL_CAP_BYTES)
-            page, cursor = records.page(external_type, records.content(answer))
-            yield page
-            if cursor is None:
+            answer = await self._list(external_type, query)
+            content = records.content(answer)
+            yield records.page(external_type, records.items(content), answer.date)
+            if content.get("next") is None:
                 return
-            query["cursor"] = cursor
+            query["cursor"] = content["next"]
+
+    async def _by_offset(self, external_type: str, query: dict[str, str]) -> AsyncIterator[Page]:
+        dates: list[datetime | None] = []
+
+        async def read(offset: int) -> list[Any]:
+            answer = await self._list(external_type, query | {"offset": str(offset)})
+            dates.append(answer.date)
+            return records.items(records.content(answer))
+
+        async for items in paging.walk(read, records.place):
+            yield records.page(external_type, items, dates[0])
+
+    async def _list(self, external_type: str, query: Mapping[str, str]) -> Answer:
+        return await self._call("GET", f"/v1/{external_type}", params=query, cap_bytes=POLL_CAP_BYTES)
 
     async def _one(self, frozen: Mapping[str, Any]) -> Outcome:
         body = None if frozen["body"] is None else orjson.dumps(frozen["body"])

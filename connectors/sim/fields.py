@@ -53,6 +53,7 @@ MANIFEST = Manifest(
             ),
         ),
     ),
+    polls_in_order=True,
     create_tier=CreateTier.NONE,
     read_lag=timedelta(seconds=3),
     batch_limit=100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -34,19 +35,30 @@ def record(kind: str, item: Json) -> ExternalRecord:
         raise Problem("item_shape", "an item is no record of the sim") from None
 
 
-def page(kind: str, content: Json) -> tuple[Page, str | None]:
-    """One page of a poll, and the cursor of the next."""
+def items(content: Json) -> list[Json]:
+    """The items of a list. Raises Suspicious (`answer_shape`)."""
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise Suspicious("answer_shape", "the poll did not answer with a list", "Check the URL.")
+    found: list[Json] = content["data"]
+    return found
+
+
+def place(item: Json) -> tuple[str, str]:
+    """What a list is sorted by."""
+    return (str(item.get("updated_at", "")), str(item.get("id", ""))) if isinstance(item, dict) else ("", "")
+
+
+def page(kind: str, items: Iterable[Json], date: datetime | None) -> Page:
+    """One page of a poll."""
     found: list[ExternalRecord] = []
     unreadable: list[tuple[bytes, Problem]] = []
-    for item in content["data"]:
+    for item in items:
         try:
             found.append(record(kind, item))
         except Problem as problem:
             unreadable.append((orjson.dumps(item), problem))
     through = max((each.occurred_at for each in found), default=None)
-    return Page(found, through, unreadable), content.get("next")
+    return Page(found, through, unreadable, date)
 
 
 def parse_webhook(body: bytes) -> list[ExternalRecord]:

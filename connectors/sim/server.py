@@ -2,7 +2,8 @@
 
 POST /_emulator/limits    {"calls": N, "per_s": S}; {} takes the limit away. Fixed windows, told in X-RateLimit-*
 POST /_emulator/reject    {"type", "field", "equals", "message"}: such records are refused with 422; {} for none
-POST /_emulator/settings  {"read_lag_s", "key_ttl_s", "later": writes are answered with 202, "error_200": refusals too}
+POST /_emulator/settings  {"read_lag_s", "key_ttl_s", "later": writes are answered with 202, "error_200": refusals too,
+                           "drift": N: before each of the next N pages the oldest record of the list is edited}
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Settings:
     key_ttl_s: float = 24 * 3600.0
     later: bool = False
     error_200: bool = False
+    drift: int = 0
     reject: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -204,6 +206,10 @@ class SimServer:
         return [self._records[kind][record_id]] if visible and record_id else []
 
     def _list(self, kind: str, call: Call) -> Reply:
+        if self._settings.drift and self._records[kind]:
+            self._settings.drift -= 1
+            oldest = min(self._records[kind].values(), key=lambda e: (e["updated_at"], e["id"]))
+            self._store(kind, oldest["id"], {}, announce=False)
         limit = min(int(call.query.get("limit", PAGE)), 500)
         since, cursor = call.query.get("updated_since", ""), call.query.get("cursor", "")
         wanted = [*self._records[kind].values(), *self._deleted[kind].values()]
@@ -214,6 +220,7 @@ class SimServer:
         wanted = sorted((e for e in wanted if e["updated_at"] >= floor), key=lambda e: (e["updated_at"], e["id"]))
         if cursor:
             wanted = [each for each in wanted if f"{each['updated_at']}~{each['id']}" > cursor]
+        wanted = wanted[int(call.query.get("offset", 0)) :]
         page, more = wanted[:limit], len(wanted) > limit
         following = f"{page[-1]['updated_at']}~{page[-1]['id']}" if more else None
         return reply(200, {"data": page, "next": following}, kind=kind)

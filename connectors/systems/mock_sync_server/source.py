@@ -52,7 +52,7 @@ def read_page(answer: Answer, external_type: str) -> Page:
     # without records would be read from the beginning, with everything else, by every poll.
     through = max((r.occurred_at for r in records if r.external_version is not None), default=None)
     records = [record for record in records if record.external_type == external_type]
-    return Page(records, through, unreadable)
+    return Page(records, through, unreadable, answer.date)
 
 
 def read_item(item: Json, answered_at: datetime | None) -> ExternalRecord | Problem:
