@@ -21,6 +21,7 @@ from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applier
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
+from streams.inbound.staging import Staging
 from streams.inbound.waiting import Waiting
 from streams.outbound import arrivals
 from streams.outbound.agents import NAME as PLAN
@@ -78,7 +79,10 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
         if "apply" in roles:
             applier = Applier(resources.model, manifest, clock.now)
             agents.append(_applying(resources, applier, dispatcher.wake))
-            services.append(Waiting(resources.applier, resources.codec, applier.apply, now=clock.now))
+            services += [
+                service(resources.applier, resources.codec, applier.apply, now=clock.now)
+                for service in (Waiting, Staging)
+            ]
         if "dispatch" in roles:
             services.append(dispatcher)
         running = worker.Worker(settings, roles=roles, agents=agents, services=services)

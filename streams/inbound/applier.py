@@ -25,7 +25,7 @@ from connectors.contract import Manifest
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.inbound import dead_letters, folding, matching, reading, refusals, waiting, writing
+from streams.inbound import dead_letters, folding, matching, reading, refusals, staging, waiting, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
 from streams.rules.clock_errors import Measured
@@ -117,7 +117,12 @@ class Applier:
                     "events_held", org=org_id, connection=name, type=external_type, reason=held, count=len(events)
                 )
                 continue
-            units.append((unit, _readable(unit, events, applied)))
+            readable = _readable(unit, events, applied)
+            if (gate := unit.connection.gates[unit.root.name]) != "live":
+                await staging.stage(conn, unit, readable, self._now())
+                applied.enter(folding.entry(each.event, "staged", f"gate_{gate}") for each in readable)
+                continue
+            units.append((unit, readable))
         return sorted(units, key=_order)
 
     def _unit(self, connection: Connection | None, name: str, external_type: str, clock: Measured) -> Unit:
@@ -197,7 +202,7 @@ async def _fresh(conn: Conn, incoming: Sequence[Incoming]) -> list[Incoming]:
     """Those that nobody applied yet, each once."""
     first = {each.event.event_id: each for each in reversed(incoming)}
     redriven = [event_id for event_id, each in first.items() if each.event.source == "redrive"]
-    cursor = await conn.execute(_SQL["seen"], {"ids": list(first), "redriven": redriven})
+    cursor = await conn.execute(_SQL["seen"], {"ids": list(first), "redriven": redriven, "unstage": True})
     async for (event_id,) in cursor:
         first.pop(bytes(event_id), None)
     return [each for each in incoming if first.get(each.event.event_id) is each]
@@ -208,11 +213,10 @@ async def _connections(conn: Conn, orgs: Iterable[str]) -> dict[tuple[str, str],
 
 
 def _held(unit: Unit) -> str:
-    """Why a unit's events are left alone for now: they stay in the external system, and will be read again."""
+    """Why a unit's events are left alone: they stay in the external system, and are read again if it is chosen."""
     if unit.connection.state == "disconnected":
         return "disconnected"
-    gate = unit.connection.gates.get(unit.root.name, "")
-    return "" if gate == "live" else f"gate_{gate or 'closed'}"
+    return "" if unit.connection.gates.get(unit.root.name) else "not_chosen"
 
 
 def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[Incoming]:

@@ -145,7 +145,8 @@ class Poller:
     async def _unseen(self, facts: Sequence[InboundEvent]) -> list[InboundEvent]:
         """Those that nobody applied yet. Only spares work: the applier looks again."""
         async with self._pool.connection() as conn:
-            cursor = await conn.execute(_SQL["seen"], {"ids": [fact.event_id for fact in facts], "redriven": []})
+            ids = [fact.event_id for fact in facts]
+            cursor = await conn.execute(_SQL["seen"], {"ids": ids, "redriven": [], "unstage": False})
             seen = {bytes(event_id) async for (event_id,) in cursor}
         return [fact for fact in facts if fact.event_id not in seen]
 

@@ -128,7 +128,7 @@ class Waiting:
                     await self.release()
                     pause = BUSY_S
             except (psycopg.Error, PoolTimeout, Problem) as error:
-                _log.warning("waiting_events_wait", error=getattr(error, "code", type(error).__name__))
+                _log.warning("events_wait_on", service=self.name, error=getattr(error, "code", type(error).__name__))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 

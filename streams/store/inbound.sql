@@ -2,9 +2,10 @@
 
 -- seen --
 -- Which of these events have been applied already, by whatever way they came. One that a person redrives because it was
--- refused is to be looked at again.
+-- refused is to be looked at again; one that is only staged (`unstage`) was not applied.
 select event_id from sync.applied_event
 where event_id = any(%(ids)s) and not (decision = 'parked' and event_id = any(%(redriven)s))
+  and not (decision = 'staged' and %(unstage)s)
 
 -- links --
 select l.id, l.external_id, l.entity_id, l.link_metadata
@@ -167,7 +168,7 @@ from json_to_recordset(%(rows)s::json) as r(event_id text, org_id text, connecti
 order by r.event_id
 on conflict (event_id) do update set decision = excluded.decision, reason = excluded.reason, entity_id = excluded.entity_id,
   source = excluded.source, received_at = excluded.received_at, applied_at = excluded.applied_at
-where applied_event.decision = 'parked' and excluded.source = 'redrive'
+where applied_event.decision = 'parked' and excluded.source = 'redrive' or applied_event.decision = 'staged'
 
 -- recovered --
 -- What a poll brought although webhooks are on: they missed it.

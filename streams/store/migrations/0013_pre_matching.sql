@@ -14,3 +14,23 @@ $$ select case when length(value) between 4 and 1000 and value ~ '[0-9]' and val
 comment on function canon.match_email(text) is 'An e-mail address as it is compared; NULL when it is none.';
 comment on function canon.match_phone(text) is 'The digits of a phone number; NULL for fewer than seven.';
 comment on function canon.match_id(text) is 'An identifier without spaces and punctuation; NULL for 0, n/a, 0000000 and the like.';
+
+-- What a type that is not live yet has told: the newest event of each record, applied when the gate opens.
+
+create table sync.staged_record (
+  external_id   text not null,
+  external_type text not null,
+  connection    text not null,
+  org_id        text not null,
+  entity_type   text not null,
+  event_id      bytea not null,
+  value         bytea not null,                         -- the record of inbound.events
+  position      text,
+  occurred_at   timestamptz not null,
+  received_at   timestamptz not null,
+  staged_at     timestamptz not null,
+  primary key (external_id, external_type, connection, org_id),
+  foreign key (org_id, connection) references sync.connection on delete cascade
+);
+create index staged_record_next on sync.staged_record (connection, org_id, entity_type, received_at, external_id);
+comment on table sync.staged_record is 'The newest event of records whose type is not live yet.';
