@@ -64,6 +64,9 @@ class Manifest:
     """How far a poll reaches back behind its checkpoint, for rows that became visible late."""
     polls_in_order: bool = False
     """Pages come by ascending time: a poll may end at what happened after it began, and leave that to the next."""
+    writes_whole_record: bool = False
+    """A write replaces their whole record: what it does not name is erased there. Else a write changes the top-level
+    keys that it names."""
     webhook_scheme: str = webhook.NONE
     """Signature scheme of their webhooks, a name in `connectors.webhook`; `none` makes them hints only."""
     webhook_header: str = webhook.SIGNATURE_HEADER

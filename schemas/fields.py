@@ -49,7 +49,11 @@ class Part:
         parent: the part's column that points at the root, for example `person_id`.
         external: dotted path of the list in their payload, for example `emails`.
         fields: fields of one part, paths relative to the list's item.
-        id_field: key in the item that carries our part id, when they keep it.
+        id_field: key in the item that carries our part id, when they keep it; empty when they keep none.
+        external_id: dotted path in the item of their id of it; empty when their items have none. It need only be unique
+            in its record.
+        external_type: their name of such items, with `external_id`; what the item's link is found by.
+        bookkeeping: dotted paths in the item that they keep for themselves, such as `updated_at`: no field of anybody.
     """
 
     entity_type: str
@@ -57,6 +61,9 @@ class Part:
     external: str
     fields: tuple[Field, ...]
     id_field: str = "id"
+    external_id: str = ""
+    external_type: str = ""
+    bookkeeping: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,9 @@ class Aggregate:
         archive: what an archived record holds there, payload key -> value; empty when they cannot archive.
         marker: payload key that carries our id of the root in records we made; empty when they keep none.
         match: keys by which records are matched; without any, a record without a link is a new one.
+        bookkeeping: dotted paths in the payload that they keep for themselves: no field of anybody.
+        exhaustive: a complete record names every field it has. A custom field that is missing in one is gone there;
+            else it only was not mentioned, and stays.
     """
 
     external_type: str
@@ -100,3 +110,5 @@ class Aggregate:
     archive: Mapping[str, Json] = default(default_factory=dict, hash=False)
     marker: str = ""
     match: tuple[MatchRule, ...] = ()
+    bookkeeping: tuple[str, ...] = ()
+    exhaustive: bool = False

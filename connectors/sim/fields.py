@@ -10,6 +10,7 @@ from schemas.fields import Aggregate, Field, MatchRule, Part
 
 CAMPUSES, HOUSEHOLDS, PEOPLE, REFERRALS = "campuses", "households", "people", "referrals"
 MARKER = "external_ref"
+_OWN = (MARKER, "deleted")
 
 _EMAIL = Part("email", "person_id", "emails", (Field("address", "address"), Field("label", "label")))
 _PHONE = Part("phone_number", "person_id", "phone_numbers", (Field("number", "number"), Field("label", "label")))
@@ -23,8 +24,14 @@ MANIFEST = Manifest(
     name="sim",
     title="Sim",
     aggregates=(
-        Aggregate(CAMPUSES, "campus", (Field("name", "name"), Field("code", "code"))),
-        Aggregate(HOUSEHOLDS, "household", (Field("name", "name"),)),
+        Aggregate(
+            CAMPUSES,
+            "campus",
+            (Field("name", "name"), Field("code", "code")),
+            bookkeeping=_OWN,
+            exhaustive=True,
+        ),
+        Aggregate(HOUSEHOLDS, "household", (Field("name", "name"),), bookkeeping=_OWN, exhaustive=True),
         Aggregate(
             PEOPLE,
             "person",
@@ -40,6 +47,8 @@ MANIFEST = Manifest(
             (_EMAIL, _PHONE),
             archive={"status": "inactive"},
             match=_MATCH,
+            bookkeeping=_OWN,
+            exhaustive=True,
         ),
         Aggregate(
             REFERRALS,
@@ -51,6 +60,8 @@ MANIFEST = Manifest(
                 Field("urgency", "urgency"),
                 Field("decision", "decision"),
             ),
+            bookkeeping=_OWN,
+            exhaustive=True,
         ),
     ),
     polls_in_order=True,

@@ -12,9 +12,12 @@ from datetime import datetime, timedelta
 
 from schemas.events import InboundEvent
 from schemas.fields import Document, Json
+from streams.inbound import customs
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.reading import Loaded, Record
 from streams.rules import alternation, conflicts, echoes, mapping, payloads, references, typeids
+from streams.rules.custom_fields import Custom
+from streams.rules.mapping import Reading
 from streams.rules.sides import Agreed, Decision, Kind, Ours, Theirs, merged
 from streams.store.aggregates import Rows
 
@@ -34,6 +37,8 @@ class Entity:
         seen: the same as their system can represent it.
         living: part keys that have a living row.
         write: fields and parts that changed.
+        custom: part key, or an empty text for the root -> their custom fields.
+        write_custom: those that changed.
         made: it has no row yet.
         marked: set when it is to be marked as deleted (True) or no longer (False).
     """
@@ -49,6 +54,8 @@ class Entity:
     deleted_there: bool = False
     made: bool = False
     write: Document = field(default_factory=dict)
+    custom: dict[str, Custom] = field(default_factory=dict)
+    write_custom: dict[str, Custom] = field(default_factory=dict)
     marked: bool | None = None
     last: InboundEvent | None = None
 
@@ -116,14 +123,16 @@ class _Fold:
             return "ignored", refusal
         if track.entity is None:
             return self._create(track, each)
-        ours, agreed = self._ours(track.entity), self._agreed(track)
-        theirs = self._theirs(track, each)
+        ours, agreed, reading = self._ours(track.entity), self._agreed(track), self._read(track, each)
+        theirs = self._theirs(each, reading)
         decision = conflicts.decide(ours, theirs, agreed, self._unit.terms)
         lately = self._loaded.pushed.get(track.entity.id, Counter())
         decision = alternation.stop(decision, ours, theirs, agreed, lately)
         if decision.kind is not Kind.DROP:
             self._advance(track, each, decision)
             self._note(track, each, decision, ours)
+        if customs.count(decision, theirs, agreed):
+            customs.keep(self._unit, track.entity, each, reading)
         return echoes.ledger_entry(decision), decision.reason
 
     def _refusal(self, track: Track, event: InboundEvent) -> str:
@@ -145,11 +154,13 @@ class _Fold:
         return "" if self._unit.creates else "option_2"
 
     def _create(self, track: Track, each: Incoming) -> tuple[str, str]:
-        event, theirs = each.event, self._theirs(track, each)
+        event, reading = each.event, self._read(track, each)
+        theirs = self._theirs(each, reading)
         decision = conflicts.decide(None, theirs, Agreed(), self._unit.terms)
         entity_id = typeids.derived(self._unit.root.prefix, event.received_at, event.event_id)
         track.entity = Entity(entity_id, {}, {}, each.written_at, made=True)
         self._advance(track, each, decision)
+        customs.keep(self._unit, track.entity, each, reading)
         return "applied", "created"
 
     def _ours(self, entity: Entity) -> Ours:
@@ -171,27 +182,32 @@ class _Fold:
             state.base, state.version, state.at, track.received_at, state.untimed_push_at, in_flight, state.over
         )
 
-    def _theirs(self, track: Track, each: Incoming) -> Theirs:
+    def _theirs(self, each: Incoming, reading: Reading) -> Theirs:
         event = each.event
-        deleted = event.op == "delete"
-        # An item without our id is first sought in what they held: that is the form in which they know it.
-        known = (track.entity.document if track.entity else {}) | (track.record.state.base or {})
-        document = {} if deleted else self._document(each, known)
         return Theirs(
-            document, event.occurred_at, each.written_at, event.external_version, event.received_at, deleted=deleted
+            reading.document,
+            event.occurred_at,
+            each.written_at,
+            event.external_version,
+            event.received_at,
+            deleted=event.op == "delete",
         )
 
-    def _document(self, each: Incoming, known: Document) -> Document:
+    def _read(self, track: Track, each: Incoming) -> Reading:
         event, aggregate = each.event, self._unit.aggregate
-        document = mapping.from_payload(
+        if event.op == "delete":
+            return Reading({})
+        # An item without our id is first sought in what they held: that is the form in which they know it.
+        known = (track.entity.document if track.entity else {}) | (track.record.state.base or {})
+        reading = mapping.read(
             aggregate,
             payloads.with_whole_parts(aggregate, each.payload),
             known=known,
             our_id=self._loaded.our_id,
             new_id=lambda kind, place: typeids.derived(kind, event.received_at, event.event_id, kind, str(place)),
         )
-        payloads.check_times(document, self._unit.times)
-        return document
+        payloads.check_times(reading.document, self._unit.times)
+        return reading
 
     def _advance(self, track: Track, each: Incoming, decision: Decision) -> None:
         """The state after a decision that was not to drop the event."""
@@ -287,6 +303,7 @@ def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
         frozenset(edited_at),
         deleted=rows.deleted,
         deleted_there=rows.deleted and rows.root["origin"] == unit.connection.name,
+        custom=rows.custom(unit.connection.name),
     )
 
 

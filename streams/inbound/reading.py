@@ -115,7 +115,9 @@ async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: 
     new = [record for record in loaded.records.values() if record.link_id is None]
     ours = await _own(conn, unit, new, incoming, is_our_id)
     known = {r.entity_id for r in loaded.records.values() if r.entity_id} | set(ours.values())
-    loaded.rows = await aggregates.read(conn, unit.aggregate, unit.org_id, known, lock=True)
+    loaded.rows = await aggregates.read(
+        conn, unit.aggregate, unit.org_id, known, lock=True, custom_of=unit.connection.name
+    )
     await _load_refusals(conn, unit, new, ours, loaded)
     await _load_about(conn, unit, incoming, loaded, is_our_id)
     return loaded

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 from psycopg import AsyncConnection
 
-from schemas.fields import Json
+from schemas.fields import Json, Part
+from streams.inbound import customs
 from streams.inbound.folding import Entity, Folded, Track, open_differences, view
 from streams.inbound.incoming import Unit
 from streams.inbound.reading import Loaded, Record
@@ -62,22 +63,30 @@ def rows_of(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
     columns = {key: value for key, value in entity.write.items() if "/" not in key}
     if entity.marked is not None:
         columns |= _mark(unit, entity)
-    if columns or entity.made:
+    custom = customs.of_row(unit, entity, "")
+    if columns or entity.made or custom:
         times = {name: entity.edited_at.get(name, entity.modified_at) for name in columns}
         yield RowWrite(
-            unit.root.name, entity.id, columns, entity.modified_at, origin, event, insert=entity.made, times=times
+            unit.root.name, entity.id, columns, entity.modified_at, origin, event, "", entity.made, times, custom
         )
     for part in unit.aggregate.parts:
-        for key in sorted(key for key in entity.write if key.startswith(f"{part.entity_type}/")):
-            part_id, value, at = key.partition("/")[2], entity.write[key], entity.edited_at[key]
-            if value is None:
-                if key in entity.living:
-                    yield RowWrite(part.entity_type, part_id, {"deleted_at": at.isoformat()}, at, origin, event)
-            elif key in entity.living:
-                yield RowWrite(part.entity_type, part_id, value, at, origin, event)
-            else:
-                made = {**value, part.parent: entity.id, "deleted_at": None}
-                yield RowWrite(part.entity_type, part_id, made, at, origin, event, part.parent, insert=True)
+        kept = entity.write.keys() | entity.write_custom.keys()
+        for key in sorted(key for key in kept if key.startswith(f"{part.entity_type}/")):
+            yield from _rows_of_part(part, key, entity, origin, event, customs.of_row(unit, entity, key))
+
+
+def _rows_of_part(
+    part: Part, key: str, entity: Entity, origin: str, event: str, custom: Row | None
+) -> Iterator[RowWrite]:
+    kind, part_id, value, at = part.entity_type, key.partition("/")[2], entity.write.get(key, {}), entity.edited_at[key]
+    if value is None:
+        if key in entity.living:
+            yield RowWrite(kind, part_id, {"deleted_at": at.isoformat()}, at, origin, event)
+    elif key in entity.living:
+        yield RowWrite(kind, part_id, value, at, origin, event, custom=custom)
+    else:
+        made = {**value, part.parent: entity.id, "deleted_at": None}
+        yield RowWrite(kind, part_id, made, at, origin, event, part.parent, insert=True, custom=custom)
 
 
 def _origin(unit: Unit, loaded: Loaded, track: Track, entity: Entity) -> str:

@@ -169,7 +169,9 @@ class Claims:
         for external_type, ids in wanted.items():
             aggregate = self._manifest.aggregate(external_type)
             also = tuple(each["field"] for each in self._connection.filters.get(aggregate.root, ()))
-            found |= await aggregates.read(conn, aggregate, self._connection.org_id, ids, also=also)
+            found |= await aggregates.read(
+                conn, aggregate, self._connection.org_id, ids, also=also, custom_of=self._connection.name
+            )
         events = await self._events(conn, logged) if logged else {}
         return found | {entity_id: event.rows for entity_id, event in events.items()}, events
 

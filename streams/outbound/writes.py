@@ -16,7 +16,7 @@ import orjson
 
 from connectors.contract import CreateTier, Manifest, Op, Write
 from schemas.fields import Aggregate, Document, Json
-from streams.rules import dependencies, filters, keys, mapping, selection
+from streams.rules import custom_fields, dependencies, filters, keys, mapping, selection
 from streams.rules.dependencies import Missing
 from streams.rules.retries import Attempt
 from streams.store.aggregates import Rows
@@ -158,14 +158,6 @@ def plan_write(
     """
     link = links.get(claim.entity_id)
     aggregate = manifest.aggregate(claim.external_type)
-    write = _Build(claim, aggregate, link, connection, event)
-    if rows is None or rows.deleted:
-        return write.away(connection.delete_policy, "delete_ignored", rows)
-    if not filters.passes(connection.filters.get(aggregate.root, ()), rows.root):
-        return write.away(connection.on_leave, "left_kept" if link else "filtered_out", rows)
-    if link and DELETE_ASKED in link.open_fields:
-        return NoCall("delete_asked")
-    narrow = selection.narrowed(aggregate, connection.fields.get(aggregate.root, {}))
     ids_are_ours = manifest.create_tier is CreateTier.CLIENT_ID
 
     def external_id(_: str, entity_id: str) -> str | None:
@@ -173,6 +165,14 @@ def plan_write(
             return links[entity_id].external_id
         return entity_id if ids_are_ours else None
 
+    write = _Build(claim, aggregate, link, connection, external_id, manifest.writes_whole_record, event)
+    if rows is None or rows.deleted:
+        return write.away(connection.delete_policy, "delete_ignored", rows)
+    if not filters.passes(connection.filters.get(aggregate.root, ()), rows.root):
+        return write.away(connection.on_leave, "left_kept" if link else "filtered_out", rows)
+    if link and DELETE_ASKED in link.open_fields:
+        return NoCall("delete_asked")
+    narrow = selection.narrowed(aggregate, connection.fields.get(aggregate.root, {}))
     ours = rows.document(narrow)
     absent = dependencies.missing(narrow, ours, links)
     if blocking := [each for each in absent if each.on_missing == "wait"]:
@@ -188,7 +188,7 @@ def plan_write(
         return NoCall("no_difference")
     others.pop(ARCHIVED, None)
     later = [] if ids_are_ours else [each for each in absent if each.on_missing == "later"]
-    payload = mapping.to_payload(narrow, ours, external_id)
+    payload = write.payload(mapping.to_payload(narrow, ours, external_id), others | ours, rows)
     # of a record whose state we do not know, everything may differ
     changed = mapping.changed_paths(narrow, differing) if link and link.rev is not None else frozenset(payload)
     theirs = external_id(claim.entity_type, claim.entity_id)
@@ -204,7 +204,17 @@ class _Build:
     aggregate: Aggregate
     link: Linked | None
     connection: Connection
+    external_id: mapping.ExternalId
+    whole: bool
     event: Event | None
+
+    def payload(self, chosen: dict[str, Json], document: Document, rows: Rows | None) -> dict[str, Json]:
+        """What is sent of the chosen fields, with what the write would erase there otherwise: their custom fields and
+        the mapped fields that were not chosen."""
+        custom = rows.custom(self.connection.name) if rows else {}
+        full = mapping.to_payload(self.aggregate, document, self.external_id, custom)
+        full = custom_fields.given_back(full, custom.get("", {}), whole=self.whole)
+        return full if self.whole else {key: full[key] for key in chosen}
 
     def away(self, policy: str, ignored: str, rows: Rows | None) -> Plan:
         """The write that takes their record away, as the policy says."""
@@ -220,7 +230,9 @@ class _Build:
         if ARCHIVED in link.base:
             return NoCall("archived_already")
         payload = dict(self.aggregate.archive)
-        write = self.write(Op.UPDATE, link.external_id, payload, frozenset(payload), rows)
+        if self.whole:
+            payload = self.payload({}, link.base, rows) | payload
+        write = self.write(Op.UPDATE, link.external_id, payload, frozenset(self.aggregate.archive), rows)
         return Planned(write, {**link.base, ARCHIVED: True}, link.base, link.rev)
 
     def write(

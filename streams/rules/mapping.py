@@ -2,14 +2,22 @@
 
 Both directions of the pipeline compare documents, never payloads, so that what a system cannot represent is no
 difference and what it re-formats is one (`view` is ours as that system can hold it).
+
+A key that is missing says nothing, null says that there is nothing, and an empty text is a value like any other. So a
+place whose parent is null is null, and a list that is null holds nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from schemas.fields import Aggregate, Document, Field, Json, Part
+from schemas.problems import Problem
+from streams.rules import custom_fields
 
 ExternalId = Callable[[str, str], str | None]
 """(entity type, our id) -> their id of it, None when it has none."""
@@ -18,7 +26,30 @@ OurId = Callable[[str, str], str | None]
 NewId = Callable[[str, int], str]
 """(part type, place in their list) -> the id of a part we have not seen before; the same input gives the same id."""
 
+PartIds = Mapping[tuple[str, str], str]
+"""(part type, their id of an item) -> the id of our part."""
+
 _MISSING = object()
+_NOTHING: Mapping[Any, Any] = {}
+_OURS = "id of ours"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A payload, read.
+
+    Args:
+        items: part key -> the item that is that part, as they sent it.
+    """
+
+    document: Document
+    items: dict[str, Mapping[str, Json]] = dataclasses.field(default_factory=dict)
+
+    def their_ids(self, aggregate: Aggregate) -> dict[str, str]:
+        """Part key -> their id of it, of parts whose items have one."""
+        kinds = {part.entity_type: part for part in aggregate.parts}
+        found = {key: _item_id(kinds[key.partition("/")[0]], item) for key, item in self.items.items()}
+        return {key: theirs for key, theirs in found.items() if theirs}
 
 
 def document(
@@ -32,8 +63,17 @@ def document(
     return found
 
 
-def to_payload(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> dict[str, Json]:
-    """Their payload of a document. A reference to something they do not have is left out."""
+def to_payload(
+    aggregate: Aggregate,
+    doc: Document,
+    external_id: ExternalId,
+    custom: Mapping[str, Mapping[str, Json]] = _NOTHING,
+) -> dict[str, Json]:
+    """Their payload of a document. A reference to something they do not have is left out.
+
+    Args:
+        custom: part key -> their own fields of the part, which go back to them: a list is written as a whole.
+    """
     payload: dict[str, Json] = {}
     _write(aggregate.fields, doc, payload, external_id)
     for part in aggregate.parts:
@@ -41,9 +81,12 @@ def to_payload(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> 
         for key in sorted(key for key in doc if key.startswith(f"{part.entity_type}/")):
             if doc[key] is None:
                 continue
-            item: dict[str, Json] = {part.id_field: key.partition("/")[2]}
+            part_id = key.partition("/")[2]
+            item: dict[str, Json] = {part.id_field: part_id} if part.id_field else {}
+            if part.external_id and (theirs := external_id(part.entity_type, part_id)):
+                _put(item, part.external_id, theirs)
             _write(part.fields, doc[key], item, external_id)
-            items.append(item)
+            items.append(custom_fields.given_back(item, custom.get(key, {})))
         _put(payload, part.external, items)
     return payload
 
@@ -51,18 +94,35 @@ def to_payload(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> 
 def from_payload(
     aggregate: Aggregate, payload: Mapping[str, Json], *, known: Document, our_id: OurId, new_id: NewId
 ) -> Document:
-    """Their payload as a document.
+    """Their payload as a document, see `read`."""
+    return read(aggregate, payload, known=known, our_id=our_id, new_id=new_id).document
+
+
+def read(
+    aggregate: Aggregate,
+    payload: Mapping[str, Json],
+    *,
+    known: Document,
+    our_id: OurId,
+    new_id: NewId,
+    part_ids: PartIds = _NOTHING,
+) -> Reading:
+    """Their payload as a document, and which item is which part.
 
     Args:
-        known: a document (ours, the base, or both together) whose parts theirs may be: an item without our id is the
-            known part of equal content; a known part that a present list lacks comes back as None.
+        known: a document (ours, the base, or both together) whose parts theirs may be: an item without an id that we
+            know is the known part of equal content; a known part that a present list lacks comes back as None.
+        part_ids: the parts whose items have ids of theirs; no other item is taken for them.
+
+    Raises:
+        Problem: `item_unreadable`, for a list of parts that holds something else than objects.
     """
-    found = _read(aggregate.fields, payload, our_id)
+    reading = Reading(_read(aggregate.fields, payload, our_id))
     for part in aggregate.parts:
         items = _get(payload, part.external)
-        if isinstance(items, list):
-            found |= _read_parts(part, items, known, our_id, new_id)
-    return found
+        if isinstance(items, list | None):
+            _read_parts(part, items or [], reading, known, our_id, new_id, part_ids)
+    return reading
 
 
 def view(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> Document:
@@ -74,10 +134,17 @@ def view(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> Docume
             back[entity_type, theirs] = ours
         return theirs
 
+    aggregate = _by_our_ids(aggregate)
     payload = to_payload(aggregate, doc, remember)
     return from_payload(
         aggregate, payload, known=doc, our_id=lambda kind, theirs: back.get((kind, theirs)), new_id=_no_new_part
     )
+
+
+@cache
+def _by_our_ids(aggregate: Aggregate) -> Aggregate:
+    """As if their items kept our ids: a part is itself, whatever is left out of it."""
+    return replace(aggregate, parts=tuple(replace(p, id_field=_OURS, external_id="") for p in aggregate.parts))
 
 
 def differences(ours: Document, base: Document) -> frozenset[str]:
@@ -132,26 +199,69 @@ def _read(fields: Iterable[Field], payload: Mapping[str, Json], our_id: OurId) -
     return found
 
 
-def _read_parts(part: Part, items: list[Json], known: Document, our_id: OurId, new_id: NewId) -> Document:
+def _read_parts(
+    part: Part,
+    items: list[Json],
+    reading: Reading,
+    known: Document,
+    our_id: OurId,
+    new_id: NewId,
+    part_ids: PartIds,
+) -> None:
     prefix = f"{part.entity_type}/"
     free = {key: value for key, value in known.items() if key.startswith(prefix) and value is not None}
-    found: Document = {}
+    taken = {f"{kind}/{part_id}" for (kind, _), part_id in part_ids.items()}
     nameless = []
     for place, item in enumerate(items):
-        if not isinstance(item, Mapping):
+        if item is None:
             continue
-        content = _read(part.fields, item, our_id)
-        named = item.get(part.id_field)
-        if isinstance(named, str) and named.startswith(f"{part.entity_type}_"):
-            found[prefix + named] = content
+        if not isinstance(item, Mapping):
+            raise Problem("item_unreadable", f"an item of {part.external} is no object", "Mend the field map.")
+        if named := _named(part, item, part_ids):
+            _take(part, prefix + named, item, reading, known, our_id)
             free.pop(prefix + named, None)
         else:
-            nameless.append((place, content))
-    for place, content in nameless:
-        key = next((k for k, v in free.items() if v == content), None) or prefix + new_id(part.entity_type, place)
+            nameless.append((place, item))
+    for place, item in nameless:
+        # A reference to what we do not know is none of ours either.
+        content = dict.fromkeys(_unresolved(part, item, our_id)) | _read(part.fields, item, our_id)
+        equal = (k for k, v in free.items() if v == content and k not in taken)
+        key = next(equal, None) or prefix + new_id(part.entity_type, place)
         free.pop(key, None)
-        found[key] = content
-    return found | dict.fromkeys(free)
+        _take(part, key, item, reading, known, our_id)
+    reading.document.update(dict.fromkeys(free))
+
+
+def _named(part: Part, item: Mapping[str, Json], part_ids: PartIds) -> str | None:
+    """The id of our part that an item names, by their id or by ours."""
+    if theirs := _item_id(part, item):
+        found = part_ids.get((part.entity_type, theirs))
+        if found:
+            return found
+    ours = item.get(part.id_field) if part.id_field else None
+    return ours if isinstance(ours, str) and ours.startswith(f"{part.entity_type}_") else None
+
+
+def _item_id(part: Part, item: Mapping[str, Json]) -> str:
+    theirs = _get(item, part.external_id) if part.external_id else None
+    return str(theirs) if isinstance(theirs, str | int) and not isinstance(theirs, bool) else ""
+
+
+def _take(part: Part, key: str, item: Mapping[str, Json], reading: Reading, known: Document, our_id: OurId) -> None:
+    held = known.get(key) or {}
+    # A reference to what we do not know yet says nothing: what we have there stays.
+    kept = {name: held.get(name) for name in _unresolved(part, item, our_id)}
+    reading.document[key] = kept | _read(part.fields, item, our_id)
+    reading.items[key] = item
+
+
+def _unresolved(part: Part, item: Mapping[str, Json], our_id: OurId) -> list[str]:
+    found = []
+    for each in part.fields:
+        theirs = _get(item, each.external) if each.references else None
+        if theirs is not None and theirs is not _MISSING and our_id(each.references, str(theirs)) is None:
+            found.append(each.canonical)
+    return found
 
 
 def _put(into: dict[str, Json], path: str, value: Json) -> None:
@@ -164,6 +274,8 @@ def _put(into: dict[str, Json], path: str, value: Json) -> None:
 def _get(payload: Mapping[str, Json], path: str) -> Any:
     value: Any = payload
     for step in path.split("."):
+        if value is None:
+            return None
         if not isinstance(value, Mapping) or step not in value:
             return _MISSING
         value = value[step]

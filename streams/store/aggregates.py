@@ -6,10 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
+import orjson
 from psycopg import AsyncConnection, sql
 
 from schemas.fields import Aggregate, Document, Json
 from streams.rules import mapping
+from streams.rules.custom_fields import Custom
+
+THEIRS = "custom fields"
+"""Key of a row for the custom fields of the connection that was asked for, as text: few rows need them read."""
 
 _COMMON = ("id", "version", "origin", "origin_event", "modified_at", "field_times", "deleted_at")
 
@@ -30,6 +35,18 @@ class Rows:
         """The mapped fields as a document."""
         return mapping.document(aggregate, self.root, self.parts)
 
+    def custom(self, connection: str) -> dict[str, Custom]:
+        """The custom fields of a connection: part key, or an empty text for the root -> field -> value."""
+        rows = {"": self.root} | {f"{kind}/{row['id']}": row for kind, parts in self.parts.items() for row in parts}
+        found = {key: _custom(row, connection) for key, row in rows.items()}
+        return {key: custom for key, custom in found.items() if custom}
+
+
+def _custom(row: dict[str, Json], connection: str) -> Custom:
+    told = row[THEIRS] if THEIRS in row else (row.get("custom") or {}).get(connection)
+    found = orjson.loads(told) if isinstance(told, str) else told
+    return found if isinstance(found, dict) else {}  # users write the column too
+
 
 async def read(
     conn: AsyncConnection,
@@ -39,17 +56,19 @@ async def read(
     *,
     lock: bool = False,
     also: tuple[str, ...] = (),
+    custom_of: str = "",
 ) -> dict[str, Rows]:
     """Roots by id with their parts, all in one snapshot; ids that have no row are missing from the answer.
 
     Args:
         lock: rows are locked FOR UPDATE, the root before its parts, each table in order of id.
         also: columns of the root beside those of the aggregate.
+        custom_of: the connection whose custom fields are wanted.
     """
     wanted = sorted(set(ids))
     found: dict[str, Rows] = {}
     for statement in _statements(aggregate, also, lock=lock):
-        cursor = await conn.execute(statement, {"org": org_id, "ids": wanted})
+        cursor = await conn.execute(statement, {"org": org_id, "ids": wanted, "custom_of": custom_of})
         async for kind, root_id, row in cursor:
             if kind == aggregate.root:
                 found[root_id] = Rows(row)
@@ -82,12 +101,14 @@ def _select(table: str, root: str, columns: tuple[str, ...], *, living: bool) ->
         sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(name)) for name in dict.fromkeys(_COMMON + columns)
     )
     return sql.SQL(
-        "select {kind}, {root}, jsonb_build_object({pairs}) from canon.{table}"
+        "select {kind}, {root}, jsonb_build_object({pairs}, {theirs}, (custom -> %(custom_of)s::text)::text)"
+        " from canon.{table}"
         " where org_id = %(org)s and {root} = any(%(ids)s){living}"
     ).format(
         kind=sql.Literal(table),
         root=sql.Identifier(root),
         pairs=pairs,
+        theirs=sql.Literal(THEIRS),
         table=sql.Identifier(table),
         living=sql.SQL(" and deleted_at is null" if living else ""),
     )

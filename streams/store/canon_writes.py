@@ -1,7 +1,8 @@
 """Writes of the applier to canonical tables: only the columns that an event brings, set-based, one statement per shape.
 
 The caller is in a transaction of the role `syncline_applier` and names `origin` and `origin_event` in every row; the
-trigger keeps them and `modified_at` (`canon.stamp`). What the database made of the values comes back.
+trigger keeps them and `modified_at` (`canon.stamp`). What the database made of the values comes back. Custom fields are
+set under the key of their connection alone, whatever stands under the others by now.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Shape(NamedTuple):
     insert: bool
     parent: str
     columns: tuple[str, ...]
+    custom: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class RowWrite:
         parent: the parent's column, for parts.
         insert: the row may be missing and is made then.
         times: column -> when it was edited; of roots, whose columns are compared one by one.
+        custom: connection -> its custom fields, all of them; None leaves them alone.
     """
 
     table: str
@@ -52,11 +55,12 @@ class RowWrite:
     parent: str = ""
     insert: bool = False
     times: Mapping[str, datetime] = field(default_factory=dict)
+    custom: Mapping[str, Json] | None = None
 
     @property
     def shape(self) -> Shape:
         """Rows of one shape go into one statement."""
-        return Shape(self.table, self.insert, self.parent, tuple(sorted(self.columns)))
+        return Shape(self.table, self.insert, self.parent, tuple(sorted(self.columns)), self.custom is not None)
 
 
 @dataclass(slots=True)
@@ -98,18 +102,18 @@ def _by_shape(rows: Iterable[RowWrite]) -> Iterator[tuple[Shape, Sequence[RowWri
 
 def _record(org_id: str, row: RowWrite) -> dict[str, Json]:
     tag = {"modified_at": row.modified_at, "origin": row.origin, "origin_event": row.origin_event}
-    return {"org_id": org_id, "id": row.id, **row.columns, **tag, "field_times": row.times}
+    return {"org_id": org_id, "id": row.id, **row.columns, **tag, "field_times": row.times, "custom": row.custom or {}}
 
 
 @cache
 def _statement(shape: Shape) -> sql.Composed:
-    names = (*shape.columns, *_TAG)
+    names = (*shape.columns, *_TAG, *(("custom",) if shape.custom else ()))
     parts = {
         "table": sql.Identifier("canon", shape.table),
         "names": _list("{}", names),
         "given": _list("r.{}", names),
-        "set": _list("{0} = r.{0}", names),
-        "excluded": _list("{0} = excluded.{0}", names),
+        "set": _assignments("r", names),
+        "excluded": _assignments("excluded", names),
         "held": sql.SQL(", ").join(
             sql.SQL("{}, t.{}").format(sql.Literal(name), sql.Identifier(name)) for name in shape.columns
         ),
@@ -131,6 +135,14 @@ _UPDATE = """
 update {table} t set {set} from jsonb_populate_recordset(null::{table}, %(rows)s::jsonb) r
 where t.org_id = r.org_id and t.id = r.id
 returning t.id, jsonb_build_object({held})"""
+
+
+def _assignments(source: str, names: Iterable[str]) -> sql.Composed:
+    merged = sql.SQL("{0} = t.{0} || {1}.{0}")
+    plain = sql.SQL("{0} = {1}.{0}")
+    return sql.SQL(", ").join(
+        (merged if name == "custom" else plain).format(sql.Identifier(name), sql.Identifier(source)) for name in names
+    )
 
 
 def _list(pattern: str, names: Iterable[str]) -> sql.Composed:

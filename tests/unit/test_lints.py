@@ -85,6 +85,7 @@ SQL_READERS = {
     "streams/store/migrations/0019_pre_field_times.sql": "the same function, in its next form",
     "streams/store/migrations/0009_pre_delivery.sql": "makes the first partitions, once; later ones are told the day",
     "streams/store/migrations/0010_pre_push_event.sql": "sync.record_event records when a row was deleted",
+    "streams/store/migrations/0017_pre_custom.sql": "sync.record_event records when a row was deleted",
     "streams/capture.py": "the age of a time that Postgres wrote, by the same clock",
     "streams/doctor/database.py": "the age of a time that Postgres wrote, by the same clock",
     "streams/progress.py": "records when an offset was stored",

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.fields import Aggregate, Document, Field, Part
+from schemas.problems import Problem
 from streams.rules import mapping
 
 PERSON = Aggregate(
@@ -102,6 +103,57 @@ def test_a_reference_they_do_not_have_is_left_out_both_ways() -> None:
 @pytest.mark.covers("T6")
 def test_missing_none_empty_and_false_are_different_things(ours: Document, base: Document, expected: set[str]) -> None:
     assert mapping.differences(ours, base) == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ({}, {}),
+        ({"firstName": None}, {"first_name": None}),
+        ({"firstName": ""}, {"first_name": ""}),
+        ({"firstName": False}, {"first_name": False}),
+        ({"firstName": []}, {"first_name": []}),
+        ({"home": {}}, {}),
+        ({"home": None}, {"city": None}),
+        ({"home": {"city": None}}, {"city": None}),
+        ({"home": {"city": ""}}, {"city": ""}),
+        ({"home": "a tent"}, {}),
+        ({"householdId": None}, {"household_id": None}),
+        ({"householdId": ""}, {}),
+        ({"emails": []}, {"email/email_a": None}),
+        ({"emails": None}, {"email/email_a": None}),
+        ({"emails": [None]}, {"email/email_a": None}),
+        ({"emails": "a@x"}, {}),
+        ({"emails": {}}, {}),
+    ],
+)
+@pytest.mark.covers("C5", "C14")
+def test_missing_null_and_empty_are_three_things_to_read(payload: dict, expected: Document) -> None:
+    assert read(payload, {"email/email_a": {"address": "a@x", "is_primary": True}}) == expected
+
+
+@pytest.mark.parametrize(
+    ("doc", "expected"),
+    [
+        ({}, {"emails": []}),
+        ({"first_name": None}, {"firstName": None, "emails": []}),
+        ({"first_name": ""}, {"firstName": "", "emails": []}),
+        ({"city": None}, {"home": {"city": None}, "emails": []}),
+        ({"household_id": None}, {"householdId": None, "emails": []}),
+        ({"email/email_a": None}, {"emails": []}),
+        ({"email/email_a": {}}, {"emails": [{"id": "email_a"}]}),
+        ({"email/email_a": {"address": None}}, {"emails": [{"id": "email_a", "address": None}]}),
+        ({"email/email_a": {"address": ""}}, {"emails": [{"id": "email_a", "address": ""}]}),
+    ],
+)
+def test_missing_null_and_empty_are_three_things_to_write(doc: Document, expected: dict) -> None:
+    assert mapping.to_payload(PERSON, doc, theirs_of) == expected
+
+
+def test_a_list_of_something_else_than_objects_removes_nothing() -> None:
+    with pytest.raises(Problem) as caught:
+        read({"emails": ["a@x"]}, {"email/email_a": {"address": "a@x", "is_primary": True}})
+    assert caught.value.code == "item_unreadable"
 
 
 def test_changed_paths_name_the_top_of_the_payload() -> None:
