@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from connectors import bodies, strict_json, webhook
 from connectors.contract import Adapter
 from schemas.events import InboundEvent
 from schemas.problems import Problem
-from streams.inbound.publish import Publisher, Sender, event_of, unreadable
+from streams.inbound.publish import Publisher, Sender, event_of, hint_of, unreadable
 from streams.store import queries
 
 Conn = AsyncConnection[Any]
@@ -152,8 +152,7 @@ class Ingress:
             told = f"{content_type[:100]}; encoding={headers.get('content-encoding', '')[:20]}; refused={why}"
             return [unreadable(body, sender, received_at=now, delivery_id=delivery_id, content_type=told)]
         if adapter.manifest.webhook_scheme == webhook.NONE:
-            # Anybody may have sent it: it says where to look, never what is there.
-            return [replace(fact, op="hint", complete=False, payload=b"") for fact in facts]
+            return [hint_of(fact) for fact in facts]
         return facts
 
     async def _on_thread(self, read: Callable[[bytes], list[InboundEvent]], content: bytes) -> list[InboundEvent]:

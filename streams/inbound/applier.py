@@ -25,7 +25,7 @@ from connectors.contract import Manifest
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.inbound import dead_letters, folding, matching, reading, refusals, staging, waiting, writing
+from streams.inbound import dead_letters, fetching, folding, matching, reading, refusals, staging, waiting, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
 from streams.rules.clock_errors import Measured
@@ -58,6 +58,7 @@ class Applied:
     entries: list[Row] = field(default_factory=list)
     dead: list[Row] = field(default_factory=list)
     reviews: list[Row] = field(default_factory=list)
+    wishes: list[Row] = field(default_factory=list)
 
     def enter(self, entries: Iterable[Row]) -> None:
         """Note ledger entries."""
@@ -195,6 +196,7 @@ class Applier:
             await conn.execute(_SQL["recovered"], {"rows": _json(polled)})
         if applied.reviews:
             await conn.execute(_SQL["reviews"], {"rows": _json(applied.reviews), "now": now})
+        await fetching.want(conn, applied.wishes, now)
         await dead_letters.write(conn, applied.dead, now)
 
 
@@ -227,8 +229,9 @@ def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[
         try:
             payload = refusals.payload_of(event)
         except Problem as problem:
-            if problem.code == "incomplete_event" and unit.connection.mode in ("scheduled", "both"):
-                applied.enter([folding.entry(event, "ignored", "left_to_poll")])
+            if problem.code == "incomplete_event" and fetching.is_wish(event):
+                applied.wishes.append(fetching.wish(event))
+                applied.enter([folding.entry(event, "ignored", "fetching")])
             else:
                 _bury(applied, each, problem)
             continue

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -63,7 +63,9 @@ def event_of(
     op: events.Op = "delete" if record.op is Op.DELETE else "upsert"
     payload = canonical(record.payload)
     told = record.external_version or record.occurred_at.isoformat()
-    identity = (sender.org_id, sender.connection, record.external_type, record.external_id, op, told)
+    # Part of a record is another fact than the whole of it, even where the whole turns out to hold no more.
+    kind = op if record.complete else f"{op}, in part"
+    identity = (sender.org_id, sender.connection, record.external_type, record.external_id, kind, told)
     return InboundEvent(
         event_id=_digest(*identity, payload),
         org_id=sender.org_id,
@@ -80,6 +82,12 @@ def event_of(
         delivery_id=delivery_id,
         external_version=record.external_version,
     )
+
+
+def hint_of(fact: InboundEvent) -> InboundEvent:
+    """What can be believed of a fact that anybody may have made up: it says where to look, never what is there."""
+    event_id = _digest("hint", fact.event_id, fact.delivery_id or "")
+    return replace(fact, event_id=event_id, op="hint", complete=False, payload=b"")
 
 
 def unreadable(
@@ -141,9 +149,7 @@ class Publisher:
         """
         if not facts:
             return []
-        if self._schema_id is None:
-            self._schema_id = await self._registry.register(events.INBOUND_SUBJECT, events.schema("inbound_event"))
-        schema_id = self._schema_id
+        schema_id = await self._schema()
         waiting = [self._produce(fact.key, events.encode(fact, schema_id)) for fact in facts]
         done, late = await asyncio.wait(waiting, timeout=self._timeout_s)
         for each in late:
@@ -153,6 +159,15 @@ class Publisher:
             self._renew(failed)
             raise _unavailable(failed[0] if failed else TimeoutError())
         return [each.result() for each in waiting]
+
+    async def encoded(self, fact: InboundEvent) -> bytes:
+        """A fact as a record of the topic. Raises Problem `registry_unreachable`."""
+        return events.encode(fact, await self._schema())
+
+    async def _schema(self) -> int:
+        if self._schema_id is None:
+            self._schema_id = await self._registry.register(events.INBOUND_SUBJECT, events.schema("inbound_event"))
+        return self._schema_id
 
     def _produce(self, key: bytes, value: bytes) -> asyncio.Future[Place]:
         loop = asyncio.get_running_loop()

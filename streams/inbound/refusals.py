@@ -27,7 +27,7 @@ def payload_of(event: InboundEvent) -> dict[str, Json]:
     """
     if event.external_id and ("\x00" in event.external_id or len(event.external_id) > LONGEST_ID):
         raise Problem("id_unreadable", "the record's id is too long or holds a zero character")
-    if event.op == "delete":
+    if event.op == "delete" and event.complete:
         return {}
     if event.op == "merge":
         raise Problem("merge_unsupported", "merges of their records are not applied yet", "Re-link by hand.")

@@ -510,12 +510,11 @@ async def test_one_bad_event_does_not_stop_the_others(inbound):
         inbound.event("bad2", {"firstName": "\x00"}, 1),
         inbound.event("bad3", {"firstName": "x"}, 1, kind="unicorn"),
         replace(inbound.event("bad4", {}, 1), payload=b"[1]", event_id=b"4" * 16),
-        replace(inbound.event("bad5", {}, 1), complete=False, event_id=b"5" * 16),
+        replace(inbound.event("bad5", {}, 1, source="fetch"), complete=False, event_id=b"5" * 16),
         inbound.event("bad\x006", {"firstName": "x"}, 1),
         inbound.event("bad7", {"firstName": "x"}, 1, connection="nobody"),
         inbound.event("b" * 1001, {"firstName": "x"}, 1),
     ]
-    await inbound.admin.execute("update sync.connection set mode = 'realtime' where org_id = %s", (inbound.org,))
     order = [event for pair in itertools.zip_longest(good, bad) for event in pair if event]
     await inbound.apply(*order)
     assert len(await inbound.people()) == len(good)
@@ -541,12 +540,24 @@ async def test_an_authentic_webhook_that_nobody_can_read_is_kept(inbound):
 
 @pytest.mark.covers("F131")
 @pytest.mark.parametrize(
-    ("mode", "entry"), [("both", ("ignored", "left_to_poll")), ("realtime", ("parked", "incomplete_event"))]
+    ("given", "reason"),
+    [({"op": "hint"}, "hint"), ({}, "partial"), ({"op": "delete"}, "delete")],
 )
-async def test_a_hint_is_left_to_the_poll_where_there_is_one(inbound, mode, entry):
-    await inbound.admin.execute("update sync.connection set mode = %s where org_id = %s", (mode, inbound.org))
-    await inbound.apply(replace(inbound.event("x1", {}, 1), op="hint", complete=False))
-    assert await inbound.ledger() == [entry]
+async def test_what_holds_no_whole_record_makes_a_wish_to_read_it(inbound, given, reason):
+    await inbound.apply(replace(inbound.event("x1", {}, 1), complete=False, **given))
+    assert await inbound.ledger() == [("ignored", "fetching")]
+    wish = await inbound.one("select * from sync.fetch_intent where org_id = %s", inbound.org)
+    assert (wish["external_id"], wish["reason"], wish["wanted_seq"], wish["done_seq"]) == ("x1", reason, 1, 0)
+    await inbound.apply(replace(inbound.event("x1", {}, 2), complete=False, **given))
+    wish = await inbound.one("select * from sync.fetch_intent where org_id = %s", inbound.org)
+    assert (wish["wanted_seq"], wish["done_seq"]) == (2, 0)
+
+
+@pytest.mark.covers("F131")
+async def test_what_was_read_and_is_not_whole_is_not_read_again(inbound):
+    await inbound.apply(replace(inbound.event("x1", {}, 1, source="fetch"), complete=False))
+    assert await inbound.ledger() == [("parked", "incomplete_event")]
+    assert await inbound.rows("select 1 from sync.fetch_intent where org_id = %s", inbound.org) == []
 
 
 @pytest.mark.covers("C4")
