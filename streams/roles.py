@@ -19,6 +19,7 @@ from streams.inbound import publish
 from streams.inbound.agents import NAME as APPLY
 from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applier
+from streams.inbound.hydration import Hydrator
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
 from streams.inbound.staging import Staging
@@ -114,7 +115,7 @@ def _applying(resources: Resources, applier: Applier, wake: Callable[[], None]) 
 async def _jobs(
     resources: Resources, publisher: publish.Publisher, roles: Sequence[str]
 ) -> AsyncIterator[list[worker.Service]]:
-    """Polls, the watch over capture, the sweep, and the keeping of deliveries."""
+    """Polls, reads of single records, the watch over capture, the sweep, and the keeping of deliveries."""
     if "jobs" not in roles:
         yield []
         return
@@ -122,6 +123,15 @@ async def _jobs(
     poller = Poller(resources.app, publisher, manifest, partial(resources.client, priority="poll"), now=clock.now)
     schedule = Schedule(
         settings.dsn("app"), resources.app, resources.applier, poller, manifest, now=clock.now, spread=clock.spread
+    )
+    hydrator = Hydrator(
+        resources.app,
+        publisher,
+        manifest=manifest,
+        open_client=partial(resources.client, priority="poll"),
+        hurry=schedule.hurry,
+        now=clock.now,
+        spread=clock.spread,
     )
     sweeper = Sweeper(
         resources.app,
@@ -135,7 +145,7 @@ async def _jobs(
         every_s=settings.sweep_every_s,
     )
     retention = Retention(resources.app, kept_days=settings.deliveries_kept_days, now=clock.now)
-    yield [schedule, Watch(settings), sweeper, retention]
+    yield [schedule, hydrator, Watch(settings), sweeper, retention]
 
 
 def _refresh(publisher: publish.Publisher) -> Callable[[Connection, ExternalRecord], Awaitable[None]]:

@@ -28,7 +28,7 @@ from schemas.events import InboundEvent
 from schemas.problems import Problem
 from streams.inbound import dead_letters
 from streams.inbound.publish import Place, Publisher, Sender, event_of
-from streams.store import queries
+from streams.store import fetches, queries
 from streams.store.connections import Connection
 from streams.topics import INBOUND
 
@@ -102,7 +102,7 @@ class Poller:
         fetched_through, failures = (row[0], row[2]) if row else (None, 0)
         polled = Polled()
         try:
-            await self._read(connection, external_type, fetched_through, polled)
+            await self._read(connection, external_type, fetched_through, started, polled)
         except Problem as problem:
             polled.error, polled.failures = problem.code, failures + 1
         except Exception as error:  # noqa: BLE001 - whatever an adapter does, the next poll begins afresh
@@ -119,13 +119,21 @@ class Poller:
         return polled
 
     async def _read(
-        self, connection: Connection, external_type: str, fetched_through: datetime | None, polled: Polled
+        self,
+        connection: Connection,
+        external_type: str,
+        fetched_through: datetime | None,
+        began: datetime,
+        polled: Polled,
     ) -> None:
         overlap = self._manifest(connection.system).poll_overlap
         since = None if fetched_through is None else fetched_through - overlap
         async with self._open_client(connection) as client:
             async for page in client.pages(external_type, since):
                 await self._take(connection, external_type, page, polled)
+                whole = {record.external_id for record in page.records if record.complete}
+                async with self._pool.connection() as conn:
+                    await fetches.brought(conn, connection, external_type, whole, began)
 
     async def _take(self, connection: Connection, external_type: str, page: Page, polled: Polled) -> None:
         polled.read += len(page.records)

@@ -192,6 +192,21 @@ class Schedule:
                 org_id=connection.org_id, connection=connection.name, external_type=external_type
             )
 
+    async def hurry(self, connection: Connection, external_type: str) -> None:
+        """Poll now, unless a poll is running, or about to begin. Only in a worker in which this service runs."""
+        manager, lock = self._jobs.job_manager, _lock(connection, external_type)
+        try:
+            listed = list(await manager.list_jobs_async(queue=QUEUE, queueing_lock=lock))
+            if any(job.status == "doing" for job in listed):
+                return
+            for job in listed:
+                later = job.status == "todo" and job.scheduled_at is not None and job.scheduled_at > self._now()
+                if later and job.id is not None:
+                    await manager.cancel_job_by_id_async(job.id, delete_job=True)
+            await self._defer(connection, external_type, 0)
+        except (exceptions.ConnectorException, exceptions.AppNotOpen) as error:
+            _log.warning("hurry_failed", connection=connection.name, type=external_type, error=type(error).__name__)
+
     async def _poll(self, org_id: str, connection: str, external_type: str) -> None:
         """The job: one poll, then its successor. A connection that does not work has none; `tend` begins again."""
         found = await self._working(org_id, connection)

@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from connectors import emulators, registry
 from streams import clock, resources, topics
 from streams.chunks import Chunk
-from streams.inbound import late_references, polls, publish, schedule
+from streams.inbound import fetching, late_references, polls, publish, schedule
 from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applier
 from streams.inbound.polls import Poller
@@ -131,6 +131,14 @@ class Parish:
             "select * from sync.checkpoint where org_id = %s and external_type = %s", self.org, kind
         )
         return row
+
+    def wish_of(self, their_id, kind="individual"):
+        names = {"external_id": their_id, "external_type": kind, "connection": "parish", "org_id": self.org}
+        return names | {"reason": "hint"}
+
+    async def wish(self, *ids):
+        async with self.opened.applier.connection() as conn:
+            await fetching.want(conn, [self.wish_of(each) for each in ids], clock.now())
 
     async def names(self):
         found = await self.rows("select first_name from canon.person where org_id = %s order by 1", self.org)
@@ -447,6 +455,46 @@ async def test_a_shorter_interval_takes_effect_before_the_long_one_is_over(paris
     await asyncio.sleep(1)
     before = (await parish.checkpoint())["polled_at"]
     await parish.rows("update sync.connection set poll_interval_s = 0.3 where org_id = %s", parish.org)
+
+    async def polled_since():
+        return (await parish.checkpoint())["polled_at"] > before
+
+    assert await until(polled_since)
+
+
+# polls in place of reads --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("F131")
+async def test_a_poll_settles_the_reads_that_were_wanted_before_it_began(parish):
+    await parish.put("x1", firstName="Ann")
+    await parish.wish("x1", "absent")
+    async with parish.opened.applier.connection() as conn:
+        await parish.poll()
+        await fetching.want(conn, [parish.wish_of("x2")], clock.now() + timedelta(hours=1))
+    await parish.put("x2", firstName="Bob")
+    await parish.poll()
+    left = await parish.rows(
+        "select external_id from sync.fetch_intent where org_id = %s and wanted_seq > done_seq order by 1", parish.org
+    )
+    assert [row["external_id"] for row in left] == ["absent", "x2"], "absence settles nothing, and x2 was wanted later"
+
+
+@pytest.mark.covers("F124", "F131")
+async def test_a_poll_that_is_wanted_for_many_reads_does_not_wait_for_its_interval(parish, working):
+    await parish.rows("update sync.connection set poll_interval_s = 900 where org_id = %s", parish.org)
+    assert await until(lambda: _has_checkpoint(parish))
+
+    async def waiting():
+        return await parish.rows(
+            "select 1 from jobs.procrastinate_jobs where lock = %s and status = 'todo' and scheduled_at > now()",
+            f"poll/{parish.org}/parish/individual",
+        )
+
+    assert await until(waiting)
+    before = (await parish.checkpoint())["polled_at"]
+    await working.hurry(await parish.connection(), "individual")
+    await working.hurry(await parish.connection(), "individual")
 
     async def polled_since():
         return (await parish.checkpoint())["polled_at"] > before
