@@ -19,6 +19,7 @@ CONCURRENCY_MOST = 256
 CONDITIONS_MOST = 50
 MOST = 10**9
 DAY_S = 86_400
+YEAR_S = 31_536_000
 
 
 def check_filters(
@@ -122,6 +123,21 @@ def check_archive(
             f"{manifest.title} cannot archive {', '.join(unable)}",
             "Choose `keep` or `delete` for what leaves a filter.",
         )
+
+
+def check_intervals(manifest: Manifest, given: Mapping[str, float]) -> dict[str, float]:
+    """Seconds between polls by external type; types that go by the connection's own interval are left out.
+
+    Raises:
+        Problem: `type_not_taken`, `limit_invalid`.
+    """
+    known = [aggregate.external_type for aggregate in manifest.aggregates]
+    for kind, seconds in given.items():
+        if kind not in known:
+            raise Problem("type_not_taken", f"{manifest.title} has no {kind}", f"It has {', '.join(known)}.")
+        if seconds and not 1 <= seconds <= YEAR_S:
+            raise _limit(f"{seconds:g} seconds between polls of {kind}", f"Choose 1 to {YEAR_S}.")
+    return {kind: float(seconds) for kind, seconds in given.items() if seconds}
 
 
 def check_limits(concurrency: int | None, guard: Mapping[str, int | None], budget: Mapping[str, float]) -> None:

@@ -25,12 +25,12 @@ _RESERVED = frozenset({"local", "bulk"})  # words of the column `origin`
 DEFAULT_POLL_INTERVAL_S = 900.0
 DECIDES = frozenset({"option", "delete_policy", "filters", "on_leave", "fields", "gates"})
 """Choices that decide what is sent: what they hold already follows by a resync."""
-BY_TYPE = frozenset({"filters", "fields", "gates", "conflict_policies"})
-"""Choices that are kept by entity type."""
-_JSON = ("filters", "fields", "guard", "budget", "gates", "conflict_policies")
+BY_TYPE = frozenset({"filters", "fields", "gates", "conflict_policies", "poll_intervals"})
+"""Choices that are kept by entity type, and the intervals of polls by their type."""
+_JSON = ("filters", "fields", "guard", "budget", "gates", "conflict_policies", "poll_intervals")
 _DEFAULTS: Mapping[str, Any] = {
     "allow_private": False, "http2": False, "compress": False, "filters": {}, "on_leave": "keep", "fields": {},
-    "concurrency": None, "guard": {}, "budget": {}, "conflict_policies": {},
+    "concurrency": None, "guard": {}, "budget": {}, "conflict_policies": {}, "poll_intervals": {},
 }  # fmt: skip
 
 
@@ -64,6 +64,7 @@ class Choices:
     guard: Mapping[str, int | None] | None = None
     budget: Mapping[str, float] | None = None
     conflict_policies: Mapping[str, Mapping[str, Json]] | None = None
+    poll_intervals: Mapping[str, float] | None = None
 
 
 def check_url(url: str, choices: Choices) -> None:
@@ -85,7 +86,8 @@ def checked(manifest: Manifest, model: Model, choices: Choices, types: Collectio
     choice_checks.check_archive(manifest, choices.delete_policy, choices.on_leave or "keep", types, filters)
     choice_checks.check_limits(choices.concurrency, choices.guard or {}, choices.budget or {})
     policies = choice_checks.check_policies(manifest, choices.conflict_policies or {})
-    return replace(choices, filters=filters, fields=fields, conflict_policies=policies)
+    intervals = choice_checks.check_intervals(manifest, choices.poll_intervals or {})
+    return replace(choices, filters=filters, fields=fields, conflict_policies=policies, poll_intervals=intervals)
 
 
 def filled(choices: Choices, known: Connection | None) -> Choices:

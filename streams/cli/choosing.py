@@ -83,6 +83,10 @@ Guard = Annotated[
         metavar="KIND=N,…", help="Most deletes and updates of a type in 10 minutes: deletes=50,updates=off; or default."
     ),
 ]
+Polls = Annotated[
+    list[str] | None,
+    typer.Option("--poll", metavar="TYPE=SECONDS", help="Between polls of one of their types; TYPE=default."),
+]
 AllowPrivate = Annotated[
     bool | None,
     typer.Option("--allow-private/--no-allow-private", help="Allow addresses inside a private network."),
@@ -90,6 +94,7 @@ AllowPrivate = Annotated[
 Http2 = Annotated[bool | None, typer.Option("--http2/--no-http2", help="Speak HTTP/2 with them.")]
 Compress = Annotated[bool | None, typer.Option("--compress/--no-compress", help="Compress what is sent.")]
 
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?")
 _BUDGET = re.compile(r"(\d+)/(\d+(?:\.\d+)?)?(s|min|h)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
@@ -162,6 +167,19 @@ def budget(written: str | None) -> dict[str, float] | None:
     if match is None:
         raise typer.BadParameter("write it as 100/20s, 1000/min or 5000/h, or learned", param_hint="CALLS/TIME")
     return {"calls": int(match[1]), "per_s": float(match[2] or 1) * _SECONDS[match[3]]}
+
+
+def intervals(written: Sequence[str] | None) -> dict[str, float] | None:
+    """External type -> seconds between polls; 0 for the connection's own interval."""
+    if not written:
+        return None
+    found = {}
+    for each in written:
+        kind, equals, seconds = each.rpartition("=")
+        if not kind or not equals or not (seconds == "default" or _NUMBER.fullmatch(seconds)):
+            raise typer.BadParameter("write TYPE=SECONDS, as people=60, or TYPE=default", param_hint="--poll")
+        found[kind] = 0.0 if seconds == "default" else float(seconds)
+    return found
 
 
 def gates(written: Sequence[str] | None) -> dict[str, str] | None:

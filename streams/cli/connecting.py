@@ -57,6 +57,7 @@ def connect(
     poll_interval: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="Between polls; default: syncInterval, or 900.")
     ] = None,
+    polls: choosing.Polls = None,
     deletes: choosing.Deletes = None,
     conflict_policy: Annotated[
         choosing.ConflictPolicy, typer.Option(help="When both sides changed a field.")
@@ -93,6 +94,7 @@ def connect(
         option=option,  # type: ignore[arg-type] # typer holds it between 1 and 3
         mode=mode.value,
         poll_interval_s=poll_interval,
+        poll_intervals=choosing.intervals(polls),
         delete_policy=(deletes or _ask_deletes(option)).value,
         conflict_policy=conflict_policy.value,
         retry_policy=retry_policy.value,

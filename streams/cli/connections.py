@@ -85,6 +85,7 @@ def set_(
     ] = None,
     mode: Annotated[choosing.Mode | None, typer.Option(help="When it works.")] = None,
     poll_interval: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Between polls.")] = None,
+    polls: choosing.Polls = None,
     deletes: choosing.Deletes = None,
     conflict_policy: Annotated[
         choosing.ConflictPolicy | None, typer.Option(help="When both sides changed a field.")
@@ -121,6 +122,7 @@ def set_(
         "option": option,
         "mode": mode and mode.value,
         "poll_interval_s": poll_interval,
+        "poll_intervals": choosing.intervals(polls),
         "delete_policy": deletes and deletes.value,
         "conflict_policy": conflict_policy and conflict_policy.value,
         "conflict_policies": choosing.conflicts(conflicts),
@@ -237,6 +239,7 @@ def described(row: Connection) -> dict[str, Any]:
         "conflict_policies": dict(row.conflict_policies),
         "retry_policy": row.retry_policy,
         "poll_interval_s": row.poll_interval_s,
+        "poll_intervals": dict(row.poll_intervals),
         "filters": dict(row.filters),
         "on_leave": row.on_leave,
         "fields": dict(row.fields),

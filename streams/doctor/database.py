@@ -192,10 +192,12 @@ def _workers(conn: Connection) -> Check:
 
 
 POLLS = """
-select c.name, p.external_type, p.failures, extract(epoch from %s - p.polled_at)::float8 / c.poll_interval_s
+select c.name, p.external_type, p.failures, extract(epoch from %s - p.polled_at)::float8 / i.seconds
 from sync.connection c join sync.checkpoint p on p.org_id = c.org_id and p.connection = c.name
+cross join lateral (
+  select coalesce((c.poll_intervals ->> p.external_type)::float8, c.poll_interval_s) as seconds) i
 where c.state = 'active' and c.mode <> 'realtime'
-  and (p.failures > 0 or p.polled_at < %s - 3 * c.poll_interval_s * interval '1 second')
+  and (p.failures > 0 or p.polled_at < %s - 3 * i.seconds * interval '1 second')
 order by 1, 2
 """
 

@@ -72,6 +72,9 @@ class _Limits(Input):
     conflict_policies: dict[str, PoliciesIn] | None = Field(
         None, max_length=100, description="Root entity type -> who wins its conflicts."
     )
+    poll_intervals: dict[str, Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]] | None = Field(
+        None, max_length=100, description="External type -> seconds between its polls; 0: as the connection's others."
+    )
 
     def limits(self) -> dict[str, Any]:
         """Those that are named, as plain values."""
@@ -168,6 +171,7 @@ class ConnectionOut(BaseModel):
     conflict_policies: dict[str, dict[str, Any]]
     retry_policy: str
     poll_interval_s: float
+    poll_intervals: dict[str, float]
     filters: dict[str, list[dict[str, Any]]]
     on_leave: str
     fields: dict[str, dict[str, list[str]]]

@@ -164,7 +164,9 @@ class Schedule:
         """Queue the poll if it is neither waiting nor running, or waits longer than its interval says by now."""
         job = queued.get(_lock(connection, external_type))
         if job is not None and job.status == "todo" and job.scheduled_at is not None and job.id is not None:
-            latest = self._now() + timedelta(seconds=max(delay_s(connection.poll_interval_s, 0, 1), TEND_EVERY_S))
+            latest = self._now() + timedelta(
+                seconds=max(delay_s(connection.interval_s(external_type), 0, 1), TEND_EVERY_S)
+            )
             if job.scheduled_at <= latest or await self._failures(connection, external_type):
                 return
             # The interval was shortened since.
@@ -220,7 +222,7 @@ class Schedule:
                 await polls.settle(conn, org_id, connection)
         except (psycopg.OperationalError, PoolTimeout) as error:
             _log.warning("poll_waits", connection=connection, type=external_type, error=type(error).__name__)
-        await self._defer(found, external_type, delay_s(found.poll_interval_s, failures, self._spread()))
+        await self._defer(found, external_type, delay_s(found.interval_s(external_type), failures, self._spread()))
 
     async def _working(self, org_id: str, name: str) -> Connection | None:
         async with self._app.connection() as conn:

@@ -29,6 +29,7 @@ class Connection:
         settings: the adapter's plain settings; whatever is secret is in `sync.credential`.
         conflict_policies: root entity type -> who wins its conflicts, see `rules.policies`.
         poll_interval_s: seconds between two polls of one external type.
+        poll_intervals: external type -> the same, where it has an interval of its own.
         filters: root entity type -> conditions that the row must fulfil to be there, see `rules.filters`.
         on_leave: what becomes of their record when ours no longer fulfils them.
         fields: root entity type -> `include` or `exclude` with the names of fields and part types.
@@ -52,6 +53,7 @@ class Connection:
     conflict_policies: Mapping[str, Mapping[str, Json]]
     retry_policy: str
     poll_interval_s: float
+    poll_intervals: Mapping[str, float]
     allow_http: bool
     allow_private: bool
     http2: bool
@@ -72,10 +74,15 @@ class Connection:
         """Whether changes of `entity_type` flow."""
         return self.gates.get(entity_type) == "live"
 
+    def interval_s(self, external_type: str) -> float:
+        """Seconds between two polls of a type."""
+        return float(self.poll_intervals.get(external_type, self.poll_interval_s))
+
 
 _COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy,
-              conflict_policies, retry_policy, poll_interval_s, allow_http, allow_private, http2, compress, filters,
-              on_leave, fields, concurrency, guard, budget, gates, state, state_reason, epoch, created_at"""
+              conflict_policies, retry_policy, poll_interval_s, poll_intervals, allow_http, allow_private, http2,
+              compress, filters, on_leave, fields, concurrency, guard, budget, gates, state, state_reason, epoch,
+              created_at"""
 
 
 async def list_active(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:

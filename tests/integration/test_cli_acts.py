@@ -101,6 +101,21 @@ def test_arguments_instead_of_a_file(syncline, tmp_path):
     assert CANARY not in json.dumps(shown)
 
 
+@pytest.mark.covers("F124", "F142")
+def test_a_type_may_have_an_interval_of_its_own(syncline, document):
+    syncline("connect", document, "--name", "clinic", "--poll-interval", "300", "--poll", "individual=60")
+
+    def intervals():
+        shown = syncline("connections", "show", "clinic", "--json")
+        return shown["poll_interval_s"], shown["poll_intervals"]
+
+    assert intervals() == (300, {"individual": 60})
+    syncline("connections", "set", "clinic", "--poll", "campus=86400", "--poll", "individual=default")
+    assert intervals() == (300, {"campus": 86400})
+    assert "type_not_taken" in syncline("connections", "set", "clinic", "--poll", "unicorn=5", code=1)
+    assert "limit_invalid" in syncline("connections", "set", "clinic", "--poll", "campus=0.5", code=1)
+
+
 def test_mistakes_are_named(syncline, document, tmp_path):
     assert "No adapter available for type: nothing" in syncline(
         "connect", "--type", "nothing", "--url", "https://x.org", code=1

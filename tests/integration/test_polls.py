@@ -449,6 +449,23 @@ async def _has_checkpoint(parish) -> bool:
     )
 
 
+@pytest.mark.covers("F124", "F142")
+async def test_each_type_is_polled_at_its_own_interval(parish, working):
+    await parish.rows(
+        "update sync.connection set poll_intervals = %s where org_id = %s",
+        orjson.dumps({"individual": 900, "campus": 900}).decode(), parish.org,
+    )  # fmt: skip
+    assert await until(lambda: _has_checkpoint(parish))
+    first = (await parish.checkpoint("household"))["polled_at"]
+    individual = (await parish.checkpoint())["polled_at"]
+
+    async def again():
+        return (await parish.checkpoint("household"))["polled_at"] > first
+
+    assert await until(again)
+    assert (await parish.checkpoint())["polled_at"] == individual
+
+
 async def test_a_shorter_interval_takes_effect_before_the_long_one_is_over(parish, working):
     await parish.rows("update sync.connection set poll_interval_s = 900 where org_id = %s", parish.org)
     assert await until(lambda: _has_checkpoint(parish))
