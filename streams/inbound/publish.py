@@ -139,6 +139,7 @@ class Publisher:
         self._registry = registry
         self._timeout_s = timeout_s
         self._schema_id: int | None = None
+        self._registering = asyncio.Lock()
 
     async def publish(self, facts: Sequence[InboundEvent]) -> list[Place]:
         """Produce and wait until all of them are durable; where each is.
@@ -165,9 +166,13 @@ class Publisher:
         return events.encode(fact, await self._schema())
 
     async def _schema(self) -> int:
-        if self._schema_id is None:
-            self._schema_id = await self._registry.register(events.INBOUND_SUBJECT, events.schema("inbound_event"))
-        return self._schema_id
+        """The schema's id, asked for once: the registry refuses some of many that set up one subject together."""
+        if self._schema_id is not None:
+            return self._schema_id
+        async with self._registering:
+            if self._schema_id is None:
+                self._schema_id = await self._registry.register(events.INBOUND_SUBJECT, events.schema("inbound_event"))
+            return self._schema_id
 
     def _produce(self, key: bytes, value: bytes) -> asyncio.Future[Place]:
         loop = asyncio.get_running_loop()
