@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from schemas.events import InboundEvent
 from schemas.fields import Json
 from streams.store import queries
+from streams.store.connections import Connection
 
 Conn = AsyncConnection[Any]
 Row = dict[str, Json]
@@ -36,6 +37,12 @@ def wish(event: InboundEvent) -> Row:
         "org_id": event.org_id,
         "reason": {"hint": "hint", "delete": "delete"}.get(event.op, "partial"),
     }
+
+
+def missing(connection: Connection, external_type: str, external_id: str) -> Row:
+    """The wish that a record makes which is not where it should be."""
+    named = {"external_id": external_id, "external_type": external_type}
+    return named | {"connection": connection.name, "org_id": connection.org_id, "reason": "missing"}
 
 
 async def want(conn: Conn, wishes: Iterable[Row], now: datetime) -> None:

@@ -32,7 +32,7 @@ from streams.inbound.publish import Publisher, Sender, event_of
 from streams.rules import hydration as rules
 from streams.rules.breakers import Breaker
 from streams.rules.hydration import Again, Found, GiveUp, Gone, Next, Tries
-from streams.store import connection_changes, connections, fetches
+from streams.store import clock_errors, connection_changes, connections, fetches
 from streams.store.connections import Connection
 from streams.store.fetches import Claim
 
@@ -205,11 +205,10 @@ class Hydrator:
     async def _record(self, connection: Connection, reads: Sequence[Read]) -> None:
         """Make durable what was read, then settle: in this order nothing is lost."""
         now, sender = self._now(), Sender(connection.org_id, connection.name, connection.system)
-        facts = [
-            event_of(record, sender, source="fetch", received_at=now)
-            for record in (_fact(each) for each in reads)
-            if record is not None
-        ]
+        async with self._pool.connection() as conn:
+            ahead = (await clock_errors.measured(conn, connection.org_id, connection.name)).ahead
+        found = [record for each in reads if (record := _fact(each, ahead)) is not None]
+        facts = [event_of(record, sender, source="fetch", received_at=now) for record in found]
         await self._publisher.publish(facts)
         letters = [await self._letter(sender, each) for each in reads if isinstance(each.next, GiveUp)]
         stops = [each.error for each in reads if isinstance(each.next, rules.Stop) and each.error]
@@ -258,12 +257,13 @@ def _kind(error: Exception) -> str:
     return type(error).__name__
 
 
-def _fact(read: Read) -> ExternalRecord | None:
+def _fact(read: Read, ahead: timedelta) -> ExternalRecord | None:
+    """What the read is an event of, if any; `ahead` is how far their clock is ahead of ours."""
     match read.next:
         case Found():
             return read.record
         case Gone(at):
-            return ExternalRecord(read.claim.external_type, read.claim.external_id, Op.DELETE, at)
+            return ExternalRecord(read.claim.external_type, read.claim.external_id, Op.DELETE, at + ahead)
         case _:
             return None
 

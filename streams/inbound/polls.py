@@ -27,8 +27,10 @@ from connectors.contract import Client, Manifest, Page
 from schemas.events import InboundEvent
 from schemas.problems import Problem
 from streams.inbound import dead_letters
+from streams.inbound.enumeration import Brought, doubt_missing
 from streams.inbound.publish import Place, Publisher, Sender, event_of
-from streams.store import fetches, queries
+from streams.rules import clock_errors as clock_rules
+from streams.store import clock_errors, fetches, queries
 from streams.store.connections import Connection
 from streams.topics import INBOUND
 
@@ -126,14 +128,28 @@ class Poller:
         began: datetime,
         polled: Polled,
     ) -> None:
-        overlap = self._manifest(connection.system).poll_overlap
-        since = None if fetched_through is None else fetched_through - overlap
+        async with self._pool.connection() as conn:
+            error = await clock_errors.load(conn, connection.org_id, connection.name)
+        overlap = clock_rules.overlap(self._manifest(connection.system).poll_overlap, error)
+        since, brought = None if fetched_through is None else fetched_through - overlap, Brought()
         async with self._open_client(connection) as client:
             async for page in client.pages(external_type, since):
                 await self._take(connection, external_type, page, polled)
                 whole = {record.external_id for record in page.records if record.complete}
+                if since is None:
+                    brought.add(record.external_id for record in page.records)
                 async with self._pool.connection() as conn:
                     await fetches.brought(conn, connection, external_type, whole, began)
+        if since is None:
+            await self._doubt_missing(connection, external_type, brought, began)
+
+    async def _doubt_missing(
+        self, connection: Connection, external_type: str, brought: Brought, began: datetime
+    ) -> None:
+        async with self._pool.connection() as conn:
+            count = await doubt_missing(conn, connection, external_type, brought, began=began, now=self._now())
+        if count:
+            _log.warning("records_missing", connection=connection.name, type=external_type, count=count)
 
     async def _take(self, connection: Connection, external_type: str, page: Page, polled: Polled) -> None:
         polled.read += len(page.records)

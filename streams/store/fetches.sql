@@ -62,3 +62,10 @@ from (select *, %(org)s::text as org_id, %(connection)s::text as connection, %(t
       from json_to_recordset(%(rows)s::json) as j(external_id text) offset 0) r
 where f.external_id = r.external_id and f.external_type = r.external_type and f.connection = r.connection
   and f.org_id = r.org_id and f.wanted_seq > f.done_seq and f.wanted_at <= %(began)s
+
+-- linked --
+-- Their records of a type that we know, in the order of their ids.
+select external_id from sync.external_link
+where external_id > %(after)s and connection = %(connection)s and external_type = %(type)s and org_id = %(org)s
+  and part = '' and deleted_at is null and created_at < %(began)s
+order by external_id limit %(limit)s

@@ -16,7 +16,9 @@ from connectors.errors import Ambiguous, Rejected, Unauthorized
 from schemas import events
 from streams.inbound import publish
 from streams.inbound.hydration import LEASE, Hydrator
+from streams.rules.clock_errors import Measured
 from streams.rules.hydration import BURST
+from streams.store import clock_errors
 from tests.integration.both_ways import SCHEMA_ID, BothWays, both_ways
 from tests.integration.scripted import with_tier
 
@@ -341,3 +343,18 @@ async def test_a_burst_is_read_singly_where_there_is_no_poll(reading):
     await reading.hint(*(f"x{n}" for n in range(BURST + 1)))
     assert await reading.read() == BURST + 1
     assert reading.hurried == []
+
+
+@pytest.mark.covers("C16")
+async def test_a_delete_that_was_found_out_is_told_by_their_clock(reading):
+    reading.theirs.fetched = lambda _: None
+    async with reading.pool.connection() as conn:
+        ahead = Measured(timedelta(minutes=-30), timedelta(minutes=31))
+        await clock_errors.save(conn, reading.out.org, reading.out.name, ahead, now=reading.out.now)
+    missed_at = reading.out.now
+    await reading.hint("x1")
+    await reading.read()
+    reading.wait(20)
+    await reading.read()
+    (fact,) = reading.topic.facts
+    assert fact.occurred_at == missed_at - timedelta(minutes=30)

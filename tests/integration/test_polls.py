@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import httpx
 import orjson
@@ -20,6 +23,7 @@ from streams.chunks import Chunk
 from streams.inbound import fetching, late_references, polls, publish, schedule
 from streams.inbound.agents import ApplyAgent
 from streams.inbound.applier import Applier
+from streams.inbound.hydration import Hydrator
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
 from streams.store import connections
@@ -139,6 +143,12 @@ class Parish:
     async def wish(self, *ids):
         async with self.opened.applier.connection() as conn:
             await fetching.want(conn, [self.wish_of(each) for each in ids], clock.now())
+
+    async def living(self):
+        found = await self.rows(
+            "select first_name from canon.person where org_id = %s and deleted_at is null order by 1", self.org
+        )
+        return [row["first_name"] for row in found]
 
     async def names(self):
         found = await self.rows("select first_name from canon.person where org_id = %s order by 1", self.org)
@@ -517,3 +527,57 @@ async def test_a_poll_that_is_wanted_for_many_reads_does_not_wait_for_its_interv
         return (await parish.checkpoint())["polled_at"] > before
 
     assert await until(polled_since)
+
+
+@pytest.mark.covers("C16")
+async def test_a_second_full_poll_leaves_unchanged_links_alone_and_only_doubts_what_is_missing(parish):
+    for n in range(4):
+        await parish.put(f"x{n}", firstName=f"P{n}")
+    await parish.poll()
+    await parish.apply()
+    before = await parish.rows("select * from sync.external_link where org_id = %s order by id", parish.org)
+    await parish.rows("delete from sync.checkpoint where org_id = %s", parish.org)
+    again = await parish.poll()
+    await parish.apply()
+    assert (again.read, again.published) == (4, 0)
+    assert await parish.rows("select * from sync.external_link where org_id = %s order by id", parish.org) == before
+    assert await parish.rows("select 1 from sync.fetch_intent where org_id = %s", parish.org) == []
+
+    await parish.rows("update sync.connection set delete_policy = 'archive' where org_id = %s", parish.org)
+    await parish.rows("delete from sync.checkpoint where org_id = %s", parish.org)
+    without = partial(without_record, parish.opened.client, "x2")
+    await parish.poll(poller=Poller(parish.opened.app, parish.publisher, manifest, without, now=clock.now))
+    doubted = await parish.rows("select external_id, reason from sync.fetch_intent where org_id = %s", parish.org)
+    assert doubted == [{"external_id": "x2", "reason": "missing"}]
+    moment = clock.now()
+    hydrator = Hydrator(
+        parish.opened.app, parish.publisher, manifest=manifest, open_client=without, hurry=None,
+        now=lambda: moment, spread=lambda: 0.5,
+    )  # fmt: skip
+    assert await hydrator.hydrate(await parish.connection()) == 1
+    await parish.apply()
+    assert len(await parish.living()) == 4, "absence is no delete"
+    moment += timedelta(seconds=5)
+    assert await hydrator.hydrate(await parish.connection()) == 1
+    await parish.apply()
+    assert await parish.living() == ["P0", "P1", "P3"]
+
+
+class Without:
+    """A client of a system that has lost one record, without a word."""
+
+    def __init__(self, client, missing) -> None:
+        self._client, self._missing = client, missing
+
+    async def fetch(self, external_type, external_id):
+        return None if external_id == self._missing else await self._client.fetch(external_type, external_id)
+
+    async def pages(self, external_type, since):
+        async for page in self._client.pages(external_type, since):
+            yield replace(page, records=[each for each in page.records if each.external_id != self._missing])
+
+
+@asynccontextmanager
+async def without_record(open_client, missing, connection):
+    async with open_client(connection) as client:
+        yield Without(client, missing)
