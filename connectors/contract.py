@@ -40,6 +40,11 @@ class Op(enum.StrEnum):
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
+    MERGE = "merge"
+    """Told only: the record is part of another now, whose id is in the payload under MERGED_INTO."""
+
+
+MERGED_INTO = "into"
 
 
 @dataclass(frozen=True, slots=True)

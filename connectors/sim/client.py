@@ -68,6 +68,8 @@ class SimClient:
                     headers["if-match"] = write.version
             case Op.DELETE:
                 method = "DELETE"
+            case Op.MERGE:
+                raise ValueError("a merge is told, never written")
         frozen = {"method": method, "path": path, "headers": headers, "body": body}
         return orjson.dumps(frozen, option=orjson.OPT_SORT_KEYS)
 

@@ -25,7 +25,18 @@ from connectors.contract import Manifest
 from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
-from streams.inbound import dead_letters, fetching, folding, matching, reading, refusals, staging, waiting, writing
+from streams.inbound import (
+    dead_letters,
+    fetching,
+    folding,
+    matching,
+    merging,
+    reading,
+    refusals,
+    staging,
+    waiting,
+    writing,
+)
 from streams.inbound.incoming import Incoming, Unit, unit_of
 from streams.rules import typeids
 from streams.rules.clock_errors import Measured
@@ -120,9 +131,10 @@ class Applier:
                 continue
             readable = _readable(unit, events, applied)
             if (gate := unit.connection.gates[unit.root.name]) != "live":
-                await staging.stage(conn, unit, readable, self._now())
-                applied.enter(folding.entry(each.event, "staged", f"gate_{gate}") for each in readable)
-                continue
+                staged = [each for each in readable if each.event.op != "merge"]
+                await staging.stage(conn, unit, staged, self._now())
+                applied.enter(folding.entry(each.event, "staged", f"gate_{gate}") for each in staged)
+                readable = [each for each in readable if each.event.op == "merge"]
             units.append((unit, readable))
         return sorted(units, key=_order)
 
@@ -169,8 +181,10 @@ class Applier:
     async def _apply_unit(
         self, conn: Conn, unit: Unit, events: list[Incoming]
     ) -> tuple[list[Row], list[Row], int, int]:
-        loaded = await reading.load(conn, unit, events, self._is_our_id)
-        known = await waiting.hold(conn, unit, loaded, events, self._now())
+        merged = await merging.apply(conn, unit, events, self._now())
+        going_on = merged.going_on
+        loaded = await reading.load(conn, unit, going_on, self._is_our_id)
+        known = await waiting.hold(conn, unit, loaded, going_on, self._now())
         matched = await matching.match(conn, unit, loaded, known, self._is_our_id)
         folded = folding.fold(unit, loaded, matched.going_on)
         corrections = await writing.write(conn, unit, loaded, folded, self._now())
@@ -178,7 +192,8 @@ class Applier:
             folding.entry(each.event, "parked", f"match {item['detail']['reason']}") for each, item in matched.doubtful
         ]
         reviews = [item for _, item in matched.doubtful]
-        return folded.entries + doubts, reviews, corrections, len(events) - len(known)
+        entries = merged.entries + folded.entries + doubts
+        return entries, merged.reviews + reviews, corrections, len(going_on) - len(known)
 
     def _is_our_id(self, entity_type: str, text: str) -> bool:
         found = self._model.types.get(entity_type)

@@ -30,6 +30,8 @@ TIMEOUT_S = 5.0
 QUEUED_RECORDS = 50_000
 POLL_S = 0.05
 
+_OPS: Mapping[Op, events.Op] = {Op.DELETE: "delete", Op.MERGE: "merge"}
+
 _log = structlog.get_logger("inbound.publish")
 
 
@@ -60,7 +62,7 @@ def event_of(
     record: ExternalRecord, sender: Sender, *, source: Source, received_at: datetime, delivery_id: str | None = None
 ) -> InboundEvent:
     """A record as an event; complete records only are applied as they are."""
-    op: events.Op = "delete" if record.op is Op.DELETE else "upsert"
+    op: events.Op = _OPS.get(record.op, "upsert")
     payload = canonical(record.payload)
     told = record.external_version or record.occurred_at.isoformat()
     # Part of a record is another fact than the whole of it, even where the whole turns out to hold no more.

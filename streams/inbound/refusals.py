@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import orjson
 import psycopg
 
+from connectors.contract import MERGED_INTO
 from schemas.events import InboundEvent
 from schemas.fields import Json
 from schemas.problems import Problem
@@ -20,17 +21,15 @@ LONGEST_ID = 1000
 
 
 def payload_of(event: InboundEvent) -> dict[str, Json]:
-    """The whole record that an event holds; empty for a delete.
+    """The whole record that an event holds; empty for a delete; for a merge, where the id of the other is.
 
     Raises:
-        Problem: `id_unreadable`, `merge_unsupported`, `incomplete_event`, `payload_unreadable`.
+        Problem: `id_unreadable`, `merge_unreadable`, `incomplete_event`, `payload_unreadable`.
     """
-    if event.external_id and ("\x00" in event.external_id or len(event.external_id) > LONGEST_ID):
+    if event.external_id and not _is_id(event.external_id):
         raise Problem("id_unreadable", "the record's id is too long or holds a zero character")
     if event.op == "delete" and event.complete:
         return {}
-    if event.op == "merge":
-        raise Problem("merge_unsupported", "merges of their records are not applied yet", "Re-link by hand.")
     if event.op == "hint" or not event.complete or not event.external_id:
         raise Problem("incomplete_event", "the event holds no whole record", "Poll the connection, or send it whole.")
     try:
@@ -39,7 +38,13 @@ def payload_of(event: InboundEvent) -> dict[str, Json]:
         payload = None
     if not isinstance(payload, dict):
         raise Problem("payload_unreadable", "the payload is no JSON object")
+    if event.op == "merge" and not _is_id(payload.get(MERGED_INTO)):
+        raise Problem("merge_unreadable", "the event does not say into which record this one was merged")
     return payload
+
+
+def _is_id(text: Json) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= LONGEST_ID and "\x00" not in text
 
 
 def passes_by_waiting(error: Exception) -> bool:

@@ -13,7 +13,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from connectors.contract import Client, Manifest
+from connectors.contract import Client, Manifest, Op
 from schemas.problems import Problem
 from streams.outbound import guard
 from streams.outbound.outcomes import bury, settled
@@ -26,9 +26,10 @@ from streams.store.aggregates import Rows
 from streams.store.connections import Connection
 
 LEASE = timedelta(seconds=90)
-ABSENT = ("filtered_out", "never_there", "parent_not_synced")
+ABSENT = ("filtered_out", "never_there", "parent_not_synced", "merged_there")
 """Reasons not to call that leave the record unlinked: who waits for it waits in vain."""
 _SQL = queries("outbound")
+_MERGING = queries("merging")
 _log = structlog.get_logger("outbound.claims")
 
 Row = dict[str, Any]
@@ -104,6 +105,9 @@ class Claims:
         if blocked:
             for waits in await self._dependencies.block(conn, blocked, now=now):
                 idle.append(_waiting(waits.claim, waits.missing.entity_id, hopeless=waits.hopeless))
+        if merged := await self._merged_there(conn, writes):
+            idle += [settled(c, "DONE", done=True, code="merged_there") for c, _ in writes if c.entity_id in merged]
+            writes = [(claim, planned) for claim, planned in writes if claim.entity_id not in merged]
         held = await guard.screen(conn, self._connection, writes, now=now)
         idle += [_held(claim, held[claim.entity_id]) for claim, _ in writes if claim.entity_id in held]
         frozen = []
@@ -195,6 +199,14 @@ class Claims:
                 aggregate = self._manifest.aggregate(claim.external_type)
                 found.update(entity_id for _, entity_id in references.in_rows(aggregate, row.root, row.parts))
         return found
+
+    async def _merged_there(self, conn: Conn, writes: Sequence[tuple[Claim, Planned]]) -> set[str]:
+        """What would be made anew although they have merged its record into that of another entity of ours."""
+        ids = [claim.entity_id for claim, planned in writes if planned.write.op is Op.CREATE]
+        if not ids:
+            return set()
+        cursor = await conn.execute(_MERGING["merged_entities"], self._key | {"ids": ids})
+        return {entity_id async for (entity_id,) in cursor}
 
     async def give_back(self, conn: Conn, claims: Sequence[Claim], *, now: datetime) -> None:
         """Claims that were frozen and surely not sent: free for whoever comes first. Bytes sent before stay frozen."""

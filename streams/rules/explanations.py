@@ -256,6 +256,7 @@ _NOT_SENT = {
     "filtered_out": "It does not fulfil the filter of {name}, so it is not sent there.",
     "left_kept": "It no longer fulfils the filter of {name}, which keeps the record as it was (on leave: keep).",
     "delete_ignored": "It was deleted here, and {name} ignores deletes, so their record stays.",
+    "merged_there": "{name} merged its record into that of another entity: see `syncline reviews list --kind merge`.",
     "never_there": "It was deleted here before {name} ever had it.",
     "archive_unsupported": "It is to be archived, which {system} cannot do with this type, so their record stays.",
     "archived_already": "{name} holds it as archived, as it should.",

@@ -62,8 +62,10 @@ group by a.entity_id
 select w.kind, w.id, l.entity_id
 from (select *, %(org)s::text as org_id, %(connection)s::text as connection
       from json_to_recordset(%(rows)s::json) as j(kind text, external_type text, id text) offset 0) w
+left join sync.link_alias a on a.external_id = w.id and a.external_type = w.external_type and a.connection = w.connection
+  and a.org_id = w.org_id
 join sync.external_link l on l.org_id = w.org_id and l.connection = w.connection and l.external_type = w.external_type
-  and l.external_id = w.id and l.part = '' and l.deleted_at is null and l.entity_id is not null
+  and l.external_id = coalesce(a.into_id, w.id) and l.part = '' and l.deleted_at is null and l.entity_id is not null
 
 -- their_ids --
 -- The same the other way.
@@ -209,8 +211,10 @@ select l.org_id, l.connection, l.external_type, l.id as link, l.entity_type, l.e
   t.entity_id as target
 from sync.external_link l
 cross join lateral jsonb_each(l.link_metadata -> 'unresolved') r
+left join sync.link_alias a on a.external_id = r.value ->> 1 and a.connection = l.connection and a.org_id = l.org_id
 join sync.external_link t on t.org_id = l.org_id and t.connection = l.connection and t.entity_type = r.value ->> 0
-  and t.external_id = r.value ->> 1 and t.part = '' and t.deleted_at is null and t.entity_id is not null
+  and t.external_id = any(array[r.value ->> 1, a.into_id]) and (t.external_id = r.value ->> 1 or t.external_type = a.external_type)
+  and t.part = '' and t.deleted_at is null and t.entity_id is not null
 where l.link_metadata ? 'unresolved' and l.deleted_at is null and l.entity_id is not null
 order by l.org_id, l.id limit %(limit)s
 for update of l skip locked

@@ -34,3 +34,21 @@ create table sync.staged_record (
 );
 create index staged_record_next on sync.staged_record (connection, org_id, entity_type, received_at, external_id);
 comment on table sync.staged_record is 'The newest event of records whose type is not live yet.';
+
+-- Records that they merged into others: an old id stands for the one that is left, for ever.
+
+create table sync.link_alias (
+  external_id   text not null,                          -- the old id
+  external_type text not null,
+  connection    text not null,
+  org_id        text not null,
+  into_id       text not null,                          -- the id that is left; never an old one itself
+  entity_id     text,                                   -- what the old id was linked with, where both were: not to be made there again
+  merged_at     timestamptz not null,                   -- their time
+  event_id      bytea not null,
+  primary key (external_id, external_type, connection, org_id),
+  foreign key (org_id, connection) references sync.connection on delete cascade
+);
+create index link_alias_into on sync.link_alias (into_id, external_type, connection, org_id);
+create index link_alias_entity on sync.link_alias (entity_id, connection, org_id) where entity_id is not null;
+comment on table sync.link_alias is 'Old ids of records that they merged, and the ids that are left.';
