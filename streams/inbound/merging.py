@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from connectors.contract import MERGED_INTO
 from schemas.fields import Json
-from streams.inbound import folding, refusals
+from streams.inbound import fetching, folding, refusals
 from streams.inbound.incoming import Incoming, Unit
 from streams.rules import merges
 from streams.rules.merges import Alias, Step
@@ -72,6 +72,7 @@ async def _merge(conn: Conn, unit: Unit, each: Incoming, merged: Merged, now: da
     if step is Step.RELINK:
         await conn.execute(_SQL["relink"], values)
         await conn.execute(_SQL["forget_times"], values)
+        await fetching.want(conn, [fetching.wish(replace(event, external_id=left, op="hint"))], now)
     elif step is Step.ASK:
         await conn.execute(_SQL["close"], values)
         detail = {"into": left, "candidates": [{"entity_id": entity}, {"entity_id": other}]}

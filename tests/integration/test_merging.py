@@ -50,6 +50,8 @@ async def test_the_link_follows_into_the_record_that_is_left(inbound):  # noqa: 
     await inbound.apply(merge(inbound, "x1", "x2", 5))
     assert await links(inbound) == {"x2": "Ann"}
     assert await last_entry(inbound) == ("applied", "relinked")
+    (wish,) = await inbound.rows("select external_id from sync.fetch_intent where org_id = %s", inbound.org)
+    assert wish["external_id"] == "x2"
     # the state of the record that is left may be older than the one we had of the other
     await inbound.apply(inbound.event("x2", {**ANN, "gender": "f"}, -5))
     assert (await inbound.person())["gender"] == "f"
