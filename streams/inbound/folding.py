@@ -230,6 +230,8 @@ class _Fold:
         _write(entity, decision, each.event, at)
         track.correct = track.correct or decision.remote_needs_correction
         track.recreate = decision.recreate
+        if decision.hidden:
+            return  # of an older state than the newest: neither alive nor gone by it
         track.alive_there = event.op != "delete"
         if track.alive_there:
             track.questions.pop("deleted_at", None)

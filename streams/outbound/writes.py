@@ -181,7 +181,10 @@ def plan_write(
     if link:
         _leave_out_open_questions(ours, link)
     sent = mapping.view(narrow, ours, external_id)
-    differing = mapping.differences(sent, base) if link else frozenset()
+    # What a person is asked about, and of which we do not know whether it reached them, is no reason to write, and is
+    # not known better after a write that may have left it out.
+    unknown = link.open_fields.keys() - base.keys() if link else frozenset()
+    differing = mapping.differences(sent, base) - unknown if link else frozenset()
     if link and ARCHIVED in link.base:
         differing |= sent.keys()
     if link and link.rev is not None and not differing and not event:
@@ -193,7 +196,8 @@ def plan_write(
     changed = mapping.changed_paths(narrow, differing) if link and link.rev is not None else frozenset(payload)
     theirs = external_id(claim.entity_type, claim.entity_id)
     made = write.write(Op.UPDATE if link else Op.CREATE, theirs, payload, changed if link else frozenset(), rows)
-    return Planned(made, others | sent, link.base if link else {}, link.rev if link else None, later)
+    held = {key: value for key, value in sent.items() if key not in unknown}
+    return Planned(made, others | held, link.base if link else {}, link.rev if link else None, later)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ def _decide_delete(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Ter
         return Decision(Kind.KEEP, "same", base=base)
     if terms.delete == "ignore":
         return Decision(Kind.KEEP, "delete_ignored", base=base)
-    changed = sorted(_changes(ours.document, base)) if agreed.base else sorted(ours.document)
+    # A field that they never mentioned and that is empty here was not edited.
+    changed = sorted(k for k in _changes(ours.document, base) if k in base or ours.document[k] is not None)
     if not changed:
         return Decision(Kind.TAKE, "deleted_there", base=base, delete=True)
     if terms.policy is Policy.MANUAL:

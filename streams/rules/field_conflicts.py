@@ -224,8 +224,8 @@ class Fields:
         return self._ours.edited_at.get(key, self._ours.modified_at)
 
     def _base_after(self) -> Document:
-        """They hold what they say; after an overtaken event they hold that or our push, and the one that differs from
-        the result is named, so that the correction is sent."""
+        """They hold what they say; after an overtaken event they hold that or our push, and where the result is one of
+        the two, it is not known, so that the correction is sent."""
         base = known_after(self._agreed.base, self._theirs.document)
         if not self._overtaken:
             return base
@@ -233,7 +233,9 @@ class Fields:
         for key in self._theirs.document:
             if same(key, self._theirs.document, result):
                 base.pop(key, None)
-                base |= {key: self._base[key]} if key in self._base else {}
+                # Of what is empty here nothing but their value tells that they may still hold it.
+                if key in self._base and (same(key, self._base, result) or result.get(key) is None):
+                    base[key] = self._base[key]
         return base
 
     def _kind(self) -> Kind:

@@ -48,11 +48,13 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms, push
         return _log_only(ours, edited, push, base)
     before = Agreed(push.base, push.version, push.at)
     decided = Fields(ours, replace(theirs, document=edited), before, terms).decide()
+    # What a person is asked about is left open too, or it would look as if both sides agreed on what we pushed.
+    unsettled = decided.write.keys() | {question.field for question in decided.questions}
     known = replace(push, base=known_after(push.base, theirs.document), version=theirs.version, at=theirs.at)
     return replace(
         decided,
         reason=REASON if decided.kind is Kind.TAKE else decided.reason,
-        base={key: value for key, value in base.items() if key not in decided.write},
+        base={key: value for key, value in base.items() if key not in unsettled},
         remote_needs_correction=bool(decided.write),
         hidden=True,
         over=tuple(known if each is push else each for each in agreed.over),

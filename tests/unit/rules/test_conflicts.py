@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streams.rules.conflicts import decide
 from streams.rules.field_conflicts import compare_versions
 from streams.rules.mapping import differences
-from streams.rules.sides import Agreed, Kind, Ours, Policy, Terms, Theirs, merged
+from streams.rules.sides import Agreed, Kind, Ours, Over, Policy, Terms, Theirs, merged
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -265,6 +265,7 @@ GONE = theirs({}, 5, deleted=True)
         ("delete", ours({"a": 1}, 9), agreed({"a": 1}), Kind.TAKE, True, False),
         ("delete", ours({"a": 2}, 1), agreed({"a": 1}), Kind.TAKE, True, False),
         ("delete", ours({"a": 2}, 9), agreed({"a": 1}), Kind.KEEP, False, True),  # edited here since
+        ("delete", ours({"a": 1, "b": None}, 9), agreed({"a": 1}), Kind.TAKE, True, False),  # they never mentioned b
         ("delete", ours({"a": 1}), agreed({"a": 1}, 6), Kind.DROP, False, False),  # older than what we know
         ("delete", ours({"a": 1}, deleted=True), agreed({"a": 1}), Kind.KEEP, False, False),
         ("delete", None, Agreed(), Kind.KEEP, False, False),
@@ -429,3 +430,57 @@ def test_versions_that_are_no_counters_are_not_compared():
         0,
         0,
     ]
+
+
+def test_a_hidden_edit_that_a_person_shall_decide_is_no_agreement():
+    """What they hold of it is not known, or it would look as if both sides agreed on what we pushed."""
+    push = Over({"a": 1, "b": 1}, "1", at(0), "3", at(3))
+    known = Agreed({"a": "pushed", "b": 1}, "3", at(3), over=(push,))
+    hidden = theirs({"a": "hidden", "b": 1}, 2, version="2")
+    decision = decide(ours({"a": "pushed", "b": 1}, 1), hidden, known, Terms(protected=frozenset({"a"})))
+    assert [(q.field, q.theirs) for q in decision.questions] == [("a", "hidden")]
+    assert (decision.hidden, decision.base) == (True, {"b": 1})
+
+
+@given(states())
+def test_the_same_event_twice_is_dropped_the_second_time(state):
+    mine, event, known, terms = state
+    first = decide(mine, event, known, terms)
+    if mine is None or first.kind is Kind.DROP or event.deleted:
+        return
+    after = replace(mine, document=merged(mine.document, first.write), deleted=mine.deleted and not first.revive)
+    heard = replace(known, base=first.base, at=event.at, version=event.version, received_at=event.received_at)
+    second = decide(after, event, heard, terms)
+    unknown = differences(event.document, first.base) & event.document.keys()
+    assert second.kind is Kind.DROP or unknown, "only what is not known to be there is looked at again"
+    assert second.write == {} or unknown
+
+
+EDITS = st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from("ab"), st.integers(0, 99)), max_size=5)
+
+
+@pytest.mark.covers("R11")
+@given(EDITS, st.permutations(range(5)))
+def test_events_of_two_systems_commute(edits, order):
+    """Of each system in its order, by clocks that agree: the later edit of a field wins, whoever is heard first."""
+
+    def end(queue) -> dict:
+        mine = ours({"a": "start", "b": "start"}, 0, edited_at={"a": at(0), "b": at(0)})
+        known = {name: agreed({"a": "start", "b": "start"}) for name in "xy"}
+        for system, event in queue:
+            decision = decide(mine, event, known[system], Terms())
+            document = merged(mine.document, decision.write)
+            edited = mine.edited_at | dict.fromkeys(decision.write, event.written_at)
+            mine = replace(mine, document=document, edited_at=edited)
+            known[system] = replace(known[system], base=decision.base, at=event.at, version=event.version)
+        return mine.document
+
+    held = {name: {"a": "start", "b": "start"} for name in "xy"}
+    told: dict = {"x": [], "y": []}
+    for minutes, (system, field, number) in enumerate(edits, start=1):
+        held[system] = held[system] | {field: f"{system}{number}"}
+        told[system].append((system, theirs(held[system], minutes, version=str(minutes))))
+    straight = [*told["x"], *told["y"]]
+    turns = [straight[place][0] for place in order if place < len(straight)]
+    waiting = {name: iter(events) for name, events in told.items()}
+    assert end([next(waiting[name]) for name in turns]) == end(straight)
