@@ -5,7 +5,7 @@ The applier's third step, after `reading` and `folding`; the ledger and the next
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -185,13 +185,20 @@ async def _save_questions(conn: Conn, unit: Unit, loaded: Loaded, moved: Iterabl
         entity_id = track.record.entity_id or ""
         if not (track.questions or loaded.questions.get(entity_id)):
             continue
-        # A record that is there again answers the question about its delete.
-        differing = open_differences(track) | (frozenset() if track.alive_there else {"deleted_at"})
-        asked += [question for name, question in track.questions.items() if name in differing]
-        open_before = loaded.questions.get(entity_id, set())
-        settled += [{"entity_id": entity_id, "field": name} for name in sorted(open_before - differing)]
+        new, equal = questions_of(track, loaded.questions.get(entity_id, set()))
+        asked += new
+        held = track.entity.document if track.entity else {}
+        settled += [{"entity_id": entity_id, "field": name, "value": held.get(name)} for name in equal]
     await _run(conn, unit, "save_questions", asked, now)
     await _run(conn, unit, "close_questions", settled, now)
+
+
+def questions_of(track: Track, open_before: Collection[str]) -> tuple[list[Row], list[str]]:
+    """What a person is asked about a record, and the fields of open questions on which both sides agree by now."""
+    # A record that is there again answers the question about its delete.
+    differing = open_differences(track) | (frozenset() if track.alive_there else {"deleted_at"})
+    asked = [question for name, question in track.questions.items() if name in differing]
+    return asked, sorted(set(open_before) - differing)
 
 
 async def _run(conn: Conn, unit: Unit, name: str, rows: Sequence[Mapping[str, Json]], now: datetime) -> None:

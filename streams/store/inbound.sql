@@ -146,18 +146,32 @@ from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, base jso
   rule text, ours_at timestamptz, theirs_at timestamptz, event_id text)
 
 -- save_questions --
+-- A question that is asked anew shows what they hold now; what it showed before is a value that lost, and is in the log.
+with r as materialized (
+  select *, %(org)s::text as org_id, %(connection)s::text as connection from json_to_recordset(%(rows)s::json) as j(entity_id text, field text,
+    rule text, base jsonb, ours jsonb, theirs jsonb, event_id text) offset 0),
+shown as (
+  insert into sync.conflict_log (org_id, connection, entity_type, entity_id, field, base, ours, theirs, winner, rule, event_id, decided_at)
+  select c.org_id, c.connection, c.entity_type, c.entity_id, c.field, c.base, c.ours, c.theirs, 'ours', 'asked_anew', c.event_id, %(now)s
+  from r join sync.conflict c on c.org_id = r.org_id and c.connection = r.connection and c.entity_id = r.entity_id and c.field = r.field
+  where c.resolved_at is null and c.theirs is distinct from r.theirs and c.field <> 'deleted_at')
 insert into sync.conflict as c (org_id, connection, entity_type, entity_id, field, rule, base, ours, theirs, event_id, opened_at)
-select %(org)s, %(connection)s, %(entity_type)s, r.entity_id, r.field, r.rule, r.base, r.ours, r.theirs, decode(r.event_id, 'hex'), %(now)s
-from json_to_recordset(%(rows)s::json) as r(entity_id text, field text, rule text, base jsonb, ours jsonb, theirs jsonb, event_id text)
-order by r.entity_id, r.field
+select org_id, connection, %(entity_type)s, r.entity_id, r.field, r.rule, r.base, r.ours, r.theirs, decode(r.event_id, 'hex'), %(now)s
+from r order by r.entity_id, r.field
 on conflict (org_id, connection, entity_id, field) where resolved_at is null do update set
   rule = excluded.rule, ours = excluded.ours, theirs = excluded.theirs, event_id = excluded.event_id
 
 -- close_questions --
-update sync.conflict c set resolved_at = %(now)s, resolution = 'equal'
-from (select *, %(org)s::text as org_id, %(connection)s::text as connection
-      from json_to_recordset(%(rows)s::json) as j(entity_id text, field text) offset 0) r
-where c.org_id = r.org_id and c.connection = r.connection and c.entity_id = r.entity_id and c.field = r.field and c.resolved_at is null
+-- Both sides hold one value by now; where it is not theirs that was asked about, theirs has lost.
+with closed as (
+  update sync.conflict c set resolved_at = %(now)s, resolution = 'equal'
+  from (select *, %(org)s::text as org_id, %(connection)s::text as connection
+        from json_to_recordset(%(rows)s::json) as j(entity_id text, field text, value jsonb) offset 0) r
+  where c.org_id = r.org_id and c.connection = r.connection and c.entity_id = r.entity_id and c.field = r.field and c.resolved_at is null
+  returning c.*, r.value)
+insert into sync.conflict_log (org_id, connection, entity_type, entity_id, field, base, ours, theirs, winner, rule, event_id, decided_at)
+select org_id, connection, entity_type, entity_id, field, base, value, theirs, 'ours', 'equal', event_id, %(now)s
+from closed where theirs is distinct from value and field <> 'deleted_at'
 
 -- enter --
 -- The ledger. An event that is missing from the answer was applied by somebody else at the same moment.

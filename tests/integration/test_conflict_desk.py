@@ -604,7 +604,8 @@ async def test_a_decision_and_an_event_at_once_lose_nothing(desk, inbound):
             desk.resolve(person, take="theirs"), inbound.apply(event("N3", 6)), return_exceptions=True
         )
         row = await inbound.one("select national_id from canon.person where id = %s", person)
-        lost = [each["ours"] for each in await desk.log() if each["entity_id"] == person]
+        logged = [each for each in await desk.log() if each["entity_id"] == person]
+        lost = [each["ours"] for each in logged if each["winner"] == "theirs"]
         waiting = await inbound.rows("select from sync.waiting_event where external_id = %s", record)
         if isinstance(decided, Moved):
             assert (row["national_id"], decided.case.fields[0].theirs, lost) == ("N1", "N3", [])
@@ -612,3 +613,18 @@ async def test_a_decision_and_an_event_at_once_lose_nothing(desk, inbound):
             assert decided["resolved"] == {"national_id": "theirs"}
             assert (row["national_id"] == "N3") or waiting
             assert lost == ["N1"]
+
+
+@pytest.mark.covers("R11", "R26")
+async def test_a_value_that_was_asked_about_and_is_gone_is_in_the_log(desk, inbound):
+    await desk.ask_id("N1", "N2")
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Ann", "nationalId": "N3"}, 6))
+    [asked] = await desk.questions()
+    assert (asked["ours"], asked["theirs"], asked["resolved_at"]) == ("N1", "N3", None)
+    await inbound.apply(inbound.event("x1", {**WHOLE, "firstName": "Ann", "nationalId": "N1"}, 7))
+    [asked] = await desk.questions()
+    assert asked["resolution"] == "equal"
+    assert [(row["ours"], row["theirs"], row["winner"], row["rule"]) for row in await desk.log()] == [
+        ("N1", "N2", "ours", "asked_anew"),
+        ("N1", "N3", "ours", "equal"),
+    ]
