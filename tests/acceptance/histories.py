@@ -29,8 +29,9 @@ from streams.inbound.publish import Sender, event_of
 from streams.inbound.reading import Loaded, Record, State
 from streams.outbound.writes import Claim, Linked, Planned, plan_write
 from streams.rules import overtaken, routing
+from streams.rules.clock_errors import Measured
 from streams.rules.routing import Target, Verdict
-from streams.rules.sides import Over
+from streams.rules.sides import Over, Policy
 from streams.store.aggregates import Rows
 from streams.store.canon_writes import Written
 from streams.store.connections import Connection
@@ -41,16 +42,19 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FIELDS = ("first_name", "last_name", "gender")
 ORG, KIND, PERSON = "org", "people", "person_01jd8z3v5vf0qb4xk6r7n2m9pe"
 MOST_EVENTS = 12
+POLICIES = ("lww", "lww_record", "local", "remote", "manual", "merge", "merge:concat", "merge:max")
+RESOLVERS = ("newest", "longest", "min", "concat")
 ROUNDS = 40
 """Exchanges within which everything must have come to rest."""
 TICK = timedelta(milliseconds=1)
 
 
-def connection(name: str, delete: str) -> Connection:
+def connection(name: str, delete: str, policies: dict[str, Any] | None = None) -> Connection:
     """A live connection as `sync.connection` would have it."""
+    chosen = {"person": policies or {}}
     return Connection(
         org_id=ORG, name=name, system=MANIFEST.name, url="https://x.example", auth=None, settings={}, option=1,
-        mode="both", delete_policy=delete, conflict_policy="lww", conflict_policies={}, retry_policy="durable",
+        mode="both", delete_policy=delete, conflict_policy="lww", conflict_policies=chosen, retry_policy="durable",
         poll_interval_s=900.0, poll_intervals={}, allow_http=False, allow_private=False, http2=False, compress=False,
         filters={}, on_leave="keep", fields={}, concurrency=None, guard={}, budget={}, gates={"person": "live"},
         state="active", state_reason=None, epoch=1, created_at=START,
@@ -99,13 +103,16 @@ class Pipe:
     answer: tuple[str, datetime] | None = None
     seen: set[bytes] = field(default_factory=set)
     waits: list[ExternalRecord] = field(default_factory=list)
+    questions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Field -> what a person is asked about it."""
 
 
 class History:
     """One history. `log` is the conflict log, `reasons` the ledger."""
 
-    def __init__(self, dice: random.Random, *, deletes: bool) -> None:
+    def __init__(self, dice: random.Random, *, deletes: bool, policies: bool = False) -> None:
         self.dice = dice
+        self.policies = policies
         self.now = START + timedelta(days=1)
         self.values = itertools.count(1)
         self.deletes = deletes
@@ -127,10 +134,26 @@ class History:
     def _pipe(self, name: str, base: Document) -> Pipe:
         skew = timedelta(seconds=self.dice.randrange(-3600, 3600))
         there = System(name, skew, self.dice.random() < 0.5, self.dice.random() < 0.7, dict(base), 1, START)
-        unit = unit_of(connection(name, "delete" if self.deletes else "ignore"), MANIFEST, KIND, MODEL)
-        known = {f.canonical: None for f in MANIFEST.aggregate(KIND).fields if not f.references} | base
+        policies = self._policies() if self.policies else None
         measured = skew + timedelta(milliseconds=self.dice.randrange(-500, 500))
+        doubt = timedelta(minutes=self.dice.choice((0, 1, 30)) if self.policies else 0)
+        clock = Measured(measured, abs(measured) + doubt)
+        delete = "delete" if self.deletes else "ignore"
+        unit = unit_of(connection(name, delete, policies), MANIFEST, KIND, MODEL, clock)
+        known = {f.canonical: None for f in MANIFEST.aggregate(KIND).fields if not f.references} | base
         return Pipe(unit, there, State("1", START, START, None, known), measured)
+
+    @property
+    def may_keep(self) -> bool:
+        """Whether a policy, a person or a clock in doubt may keep what was deleted last."""
+        terms = [pipe.unit.terms for pipe in self.pipes.values()]
+        return any(each.policy in (Policy.LOCAL, Policy.MANUAL) or each.tolerance for each in terms)
+
+    def _policies(self) -> dict[str, Any]:
+        """Any policy for the record, and another one for some of its fields."""
+        chosen: dict[str, Any] = {"policy": self.dice.choice(list(Policy)), "resolver": self.dice.choice(RESOLVERS)}
+        chosen["fields"] = {name: self.dice.choice(POLICIES) for name in FIELDS if self.dice.random() < 0.3}
+        return chosen | self.dice.choice(({}, {"ties": "ours"}, {"ties": "theirs"}))
 
     # what people do ---------------------------------------------------------------------------------------------------
 
@@ -204,6 +227,7 @@ class History:
         loaded = Loaded({record.external_id: known}, rows={PERSON: rows} if pipe.linked else {})
         if pipe.flying or pipe.wanted:
             loaded.intents[PERSON] = pipe.flying.sent if pipe.flying else {}
+        loaded.questions[PERSON] = set(pipe.questions)
         folded = folding.fold(unit, loaded, [Incoming(event, dict(record.payload), ahead=pipe.ahead)])
         self.log += folded.losers
         for track in folded.tracks:
@@ -213,10 +237,47 @@ class History:
             if track.state_moved:
                 pipe.rev += 1
                 pipe.state = track.record.state
+                self._ask(pipe, track)
                 if writing.needs_correction(loaded, track, Written()):
                     pipe.wanted = True
                 if track.recreate:
                     pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, pipe.state.at, False
+
+    def _ask(self, pipe: Pipe, track: folding.Track) -> None:
+        """The statements `save_questions` and `close_questions`."""
+        asked, settled = writing.questions_of(track, set(pipe.questions))
+        for question in asked:
+            self._replace(pipe, question["field"], question["theirs"])
+            pipe.questions[question["field"]] = question
+        for name in settled:
+            self._replace(pipe, name, self.root[name])
+            del pipe.questions[name]
+
+    def _replace(self, pipe: Pipe, name: str, theirs: Any) -> None:
+        before = pipe.questions.get(name)
+        if before is not None and before["theirs"] != theirs:
+            self.log.append({"field": name, "ours": before["ours"], "theirs": before["theirs"], "winner": "ours"})
+
+    def answer(self) -> bool:
+        """A person answers all questions, as the conflict desk does; whether there were any."""
+        asked = [(pipe, each) for pipe in self.pipes.values() for each in pipe.questions.values()]
+        for pipe, question in asked:
+            name, side = question["field"], self.dice.choice(("ours", "theirs"))
+            ours = self.root[name]
+            self.log.append({"field": name, "ours": ours, "theirs": question["theirs"], "winner": side})
+            pipe.wanted = True
+            if name == "deleted_at":
+                self._answer_delete(pipe, side)
+            elif side == "theirs":
+                self._stamp({name: question["theirs"]}, self.now, "local", {})
+            pipe.questions.clear()
+        return bool(asked)
+
+    def _answer_delete(self, pipe: Pipe, side: str) -> None:
+        if side == "theirs":
+            self._stamp({"deleted_at": self.now.isoformat()}, self.now, "local", {})
+        else:
+            pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, pipe.state.at, False
 
     def push(self, name: str) -> None:
         """Take the next step of a write: freeze it, have it applied there, or hear the answer."""
@@ -230,8 +291,8 @@ class History:
 
     def _freeze(self, pipe: Pipe) -> None:
         pipe.wanted = False
-        state = pipe.state
-        linked = Linked(f"their_{pipe.there.name}", pipe.rev, dict(state.base or {}), {}, state.version)  # type: ignore[arg-type]
+        state, asked = pipe.state, {name: question["theirs"] for name, question in pipe.questions.items()}
+        linked = Linked(f"their_{pipe.there.name}", pipe.rev, dict(state.base or {}), asked, state.version)  # type: ignore[arg-type]
         links = {PERSON: linked} if pipe.linked else {}
         plan = plan_write(
             _claim(self.now), Rows(dict(self.root)), links, connection=pipe.unit.connection, manifest=MANIFEST
@@ -295,25 +356,31 @@ class History:
     # how it ends ------------------------------------------------------------------------------------------------------
 
     def settle(self) -> bool:
-        """Exchange until nothing is wanted or on its way, and once more after a poll; whether it came to rest."""
-        for polled in (False, True):
-            if polled:
-                for name, pipe in self.pipes.items():
-                    self.hear(name, pipe.there.told(), "poll")
-            for _ in range(ROUNDS):
-                busy = False
-                for name, pipe in self.pipes.items():
-                    while pipe.there.sent:
-                        self.hear(name, pipe.there.sent.pop(self.dice.randrange(len(pipe.there.sent))))
-                        busy = True
-                    while pipe.wanted or pipe.flying:
-                        self.push(name)
-                        busy = True
-                if not busy:
-                    break
-            else:
-                return False
-        return True
+        """Exchange until nothing is wanted or on its way, once more after a poll, and once more after a person has
+        answered what is asked; whether it came to rest."""
+        quiet = self._exchange()
+        for name, pipe in self.pipes.items():
+            self.hear(name, pipe.there.told(), "poll")
+        quiet = quiet and self._exchange()
+        for _ in range(ROUNDS):
+            if not (quiet and self.answer()):
+                return quiet
+            quiet = self._exchange()
+        return False
+
+    def _exchange(self) -> bool:
+        for _ in range(ROUNDS):
+            busy = False
+            for name, pipe in self.pipes.items():
+                while pipe.there.sent:
+                    self.hear(name, pipe.there.sent.pop(self.dice.randrange(len(pipe.there.sent))))
+                    busy = True
+                while pipe.wanted or pipe.flying:
+                    self.push(name)
+                    busy = True
+            if not busy:
+                return True
+        return False
 
     def state(self) -> tuple[Any, ...]:
         """The final state of all three."""
@@ -347,10 +414,10 @@ def _claim(now: datetime) -> Claim:
 # the two kinds of run -------------------------------------------------------------------------------------------------
 
 
-def mixed(seed: int, *, deletes: bool) -> History:
+def mixed(seed: int, *, deletes: bool, policies: bool = False) -> History:
     """Edits, deliveries in any order, doubled ones and half-done pushes, all mixed."""
     dice = random.Random(seed)
-    history = History(dice, deletes=deletes)
+    history = History(dice, deletes=deletes, policies=policies)
     for _ in range(dice.randrange(2, MOST_EVENTS + 1)):
         history.act(dice.choice(("a", "b", "local")))
         for _ in range(dice.randrange(0, 4)):
@@ -399,7 +466,8 @@ def judge(history: History, found: Counter[str], examples: list[str], seed: int)
         "not_quiet": not quiet,
         "diverged": quiet and any(each != ours for each in others),
         "unlogged": quiet and bool(history.unlogged()),
-        "resurrected": quiet and ((history.deleted_last and ours is not None) or history.made > 0),
+        "resurrected": quiet
+        and ((history.deleted_last and ours is not None and not history.may_keep) or history.made > 0),
     }
     found["orders"] += 1
     found["events"] += history.edits
@@ -413,13 +481,15 @@ def judge(history: History, found: Counter[str], examples: list[str], seed: int)
 
 
 def chunk(first: int, count: int) -> tuple[Counter[str], list[str]]:
-    """Run histories `first` … `first + count - 1`: three of four mixed, one of four apart, in all orders."""
+    """Run histories `first` … `first + count - 1`: of four, one apart, in all orders; three mixed, one with deletes and
+    one with any policies."""
     found: Counter[str] = Counter(dict.fromkeys(("diverged", "unlogged", "resurrected", "not_quiet"), 0))
     examples: list[str] = []
     for seed in range(first, first + count):
         found["histories"] += 1
         if seed % 4:
-            judge(mixed(seed, deletes=seed % 2 == 0), found, examples, seed)
+            history = mixed(seed, deletes=seed % 4 == 2 or seed % 8 == 7, policies=seed % 4 == 3)
+            judge(history, found, examples, seed)
             continue
         ends = [(in_order, judge(each, found, examples, seed)) for in_order, each in orders_of(seed)]
         found["order_dependent"] += len({end for in_order, end in ends if in_order}) > 1
