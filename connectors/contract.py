@@ -7,7 +7,7 @@ adapter; its `__init__` holds `ADAPTER`.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -78,6 +78,8 @@ class Manifest:
     """Header of the signature or token; Standard Webhooks has its own."""
     webhook_id_header: str = ""
     """Header of the delivery's id, empty when they send none; Standard Webhooks has its own."""
+    subscribes: bool = False
+    """Their API makes webhook subscriptions: the client is a `Subscriber`, too."""
     aliases: tuple[str, ...] = ()
 
     def aggregate(self, external_type: str) -> Aggregate:
@@ -202,6 +204,34 @@ class Client(Protocol):
 
     def pages(self, external_type: str, since: datetime | None) -> AsyncIterator[Page]:
         """All records of a type changed after `since` (None: all). Raises ConnectorError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A webhook subscription as they hold it.
+
+    Args:
+        types: external types it is about; empty for all.
+        active: False when they have stopped sending, for example because we did not answer for long.
+    """
+
+    id: str
+    url: str
+    types: frozenset[str] = frozenset()
+    active: bool = True
+
+
+class Subscriber(Protocol):
+    """What a client can do beside, where the manifest says `subscribes`. All raise ConnectorError."""
+
+    async def subscriptions(self) -> Sequence[Subscription]:
+        """Those this credential may see, others' too."""
+
+    async def subscribe(self, url: str, secret: str, types: Collection[str]) -> Subscription:
+        """Have changes of these types sent to `url`, signed with `secret`. Each call makes another one."""
+
+    async def unsubscribe(self, subscription_id: str) -> None:
+        """End one; one that is gone already is fine."""
 
 
 class Adapter(Protocol):

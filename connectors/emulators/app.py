@@ -66,7 +66,7 @@ class Emulator:
         self.faults = Faults(system.own_faults, self._dice)
         self.journal = Journal(kept_calls)
         self.outbox = Outbox(webhook_scheme, self.faults, real)
-        self.world = World(self.clock, self.faults, self.journal, self._dice, self.outbox.announce)
+        self.world = World(self.clock, self.faults, self.journal, self._dice, self.outbox)
         self.system = self._fresh_system()
         self.faults.set(rules)
 

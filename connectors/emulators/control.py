@@ -11,7 +11,7 @@ import orjson
 from connectors.emulators.clock import Clock
 from connectors.emulators.faults import Faults
 from connectors.emulators.journal import Journal
-from connectors.emulators.outbox import Outbox
+from connectors.emulators.outbox import Outbox, Subscriber
 from connectors.emulators.world import Call, Reply, System, reply
 from schemas.problems import Problem
 
@@ -77,9 +77,10 @@ def _write(emulator: Emulator, name: str, content: Any) -> Reply:
             emulator.faults.set(content or [])
         case "webhooks":
             if content and content.get("url"):
-                emulator.outbox.subscribe(content["url"], content.get("secret") or emulator.system.webhook_secret())
+                secret = content.get("secret") or emulator.system.webhook_secret()
+                emulator.outbox.subscribe(Subscriber(content["url"], content["url"], secret))
             else:
-                emulator.outbox.unsubscribe()
+                emulator.outbox.unsubscribe_all()
         case "clock":
             _set_clock(emulator, {} if content is None else content)
             return reply(200, {"clock": emulator.clock.now().isoformat(timespec="milliseconds")})

@@ -8,7 +8,8 @@ import time
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -29,8 +30,28 @@ FIRST_PAUSE_S = 0.1
 REORDER_WAIT_S = 0.2
 """How long a webhook that is to come late waits for one to overtake it."""
 
+
+@dataclass(slots=True)
+class Subscriber:
+    """Somebody who hears of changes.
+
+    Args:
+        types: record types it wants; empty for all.
+        patience: failed tries in a row after which nothing is sent any more; None: never.
+        failed: so many there were.
+    """
+
+    id: str
+    url: str
+    secret: str
+    types: frozenset[str] = frozenset()
+    patience: int | None = None
+    failed: int = 0
+    active: bool = True
+
+
 Waiting = tuple[str, str, bytes]
-"""Delivery id, URL, body."""
+"""Delivery id, id of the subscriber, body."""
 
 
 class Outbox:
@@ -45,7 +66,7 @@ class Outbox:
         self._scheme = scheme
         self._faults = faults
         self._real = real
-        self._secrets: dict[str, str] = {}
+        self._subscribers: dict[str, Subscriber] = {}
         self._lanes: list[asyncio.Queue[Waiting]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._http: httpx.AsyncClient | None = None
@@ -53,26 +74,37 @@ class Outbox:
         self._waiting = 0
         self._taken: list[bytes] = []
 
-    def subscribe(self, url: str, secret: str) -> None:
-        """Send to this URL from now on."""
-        self._secrets[url] = secret
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Send to it from now on, instead of another one of its id."""
+        self._subscribers[subscriber.id] = subscriber
         if not self._tasks:
             self._http = http.client(allow_http=True, allow_private=True, timeout_s=10)
             self._lanes = [asyncio.Queue() for _ in range(LANES)]
             self._tasks = [asyncio.create_task(self._work(lane)) for lane in self._lanes]
 
-    def unsubscribe(self) -> None:
+    def subscribers(self) -> Collection[Subscriber]:
+        """All, those that are not sent to any more too."""
+        return self._subscribers.values()
+
+    def unsubscribe(self, subscriber_id: str) -> bool:
+        """Send it nothing more, also not what waits; False when there is none."""
+        return self._subscribers.pop(subscriber_id, None) is not None
+
+    def unsubscribe_all(self) -> None:
         """Send nothing more, also not what waits."""
-        self._secrets.clear()
+        self._subscribers.clear()
 
     def announce(self, key: str, body: bytes) -> None:
-        """Queue one webhook for every subscriber; `key` names the record it is about."""
-        for url in self._secrets:
-            path = urlsplit(url).path
+        """Queue one webhook for every subscriber; `key` names the record it is about, TYPE/ID."""
+        kind = key.partition("/")[0]
+        for subscriber in self._subscribers.values():
+            if not subscriber.active or (subscriber.types and kind not in subscriber.types):
+                continue
+            path = urlsplit(subscriber.url).path
             if self._waiting >= WAITING_LIMIT or self._faults.draw(("webhook-drop",), path):
                 self._counts["dropped"] += 1
                 continue
-            waiting = (f"msg_{uuid.uuid4().hex}", url, body)
+            waiting = (f"msg_{uuid.uuid4().hex}", subscriber.id, body)
             lane = self._lanes[zlib.crc32(key.encode()) % LANES]
             self._put(lane, waiting)
             if self._faults.draw(("webhook-duplicate",), path):
@@ -90,7 +122,7 @@ class Outbox:
 
     def reset(self) -> None:
         """No subscriber, no counts."""
-        self.unsubscribe()
+        self.unsubscribe_all()
         self._counts.clear()
         self._taken.clear()
 
@@ -109,25 +141,33 @@ class Outbox:
     async def _work(self, lane: asyncio.Queue[Waiting]) -> None:
         while True:
             first = await lane.get()
-            if self._faults.draw(("webhook-reorder",), urlsplit(first[1]).path):
+            if self._faults.draw(("webhook-reorder",), self._path(first[1])):
                 with contextlib.suppress(TimeoutError):
                     overtaking = await asyncio.wait_for(lane.get(), REORDER_WAIT_S)
                     self._counts["reordered"] += 1
                     await self._deliver(*overtaking)
             await self._deliver(*first)
 
-    async def _deliver(self, delivery_id: str, url: str, body: bytes) -> None:
+    def _path(self, subscriber_id: str) -> str:
+        known = self._subscribers.get(subscriber_id)
+        return urlsplit(known.url).path if known else ""
+
+    async def _deliver(self, delivery_id: str, subscriber_id: str, body: bytes) -> None:
         for attempt in range(TRIES):
-            secret = self._secrets.get(url)
-            if secret is None or self._http is None:
+            to = self._subscribers.get(subscriber_id)
+            if to is None or not to.active or self._http is None:
                 break
             now = datetime.fromtimestamp(self._real(), UTC)
-            headers = {"content-type": "application/json", **webhook.sign(self._scheme, body, secret, delivery_id, now)}
+            signed = webhook.sign(self._scheme, body, to.secret, delivery_id, now)
+            headers = {"content-type": "application/json", **signed}
             try:
-                await http.exchange(self._http, "POST", url, content=body, headers=headers)
+                await http.exchange(self._http, "POST", to.url, content=body, headers=headers)
             except ConnectorError:
+                to.failed += 1
+                to.active = to.patience is None or to.failed < to.patience
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
             else:
+                to.failed = 0
                 self._counts["sent"] += 1
                 self._taken.append(body)
                 break

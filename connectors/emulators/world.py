@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +12,7 @@ import orjson
 from connectors.emulators.clock import Clock
 from connectors.emulators.faults import Fault, Faults
 from connectors.emulators.journal import Journal
+from connectors.emulators.outbox import Outbox
 from schemas.fields import Json
 
 JSON = "application/json"
@@ -50,14 +51,18 @@ class World:
 
     Args:
         dice: seeded, so that two runs are alike.
-        announce: (order key, body) of a webhook: sent signed to whoever subscribed, in order per key.
+        outbox: sends webhooks; for systems whose API makes subscriptions.
     """
 
     clock: Clock
     faults: Faults
     journal: Journal
     dice: random.Random
-    announce: Callable[[str, bytes], None]
+    outbox: Outbox
+
+    def announce(self, key: str, body: bytes) -> None:
+        """Send a webhook, signed, to whoever subscribed; in order per key, TYPE/ID."""
+        self.outbox.announce(key, body)
 
     def strikes(self, kind: str, call: Call) -> Fault | None:
         """Whether one of the system's own faults, or `stale-read`, strikes this call."""

@@ -13,6 +13,10 @@ the id we choose, `sim-search` can only be asked for our marker, and that late, 
                                  gone ones as {"id", "deleted", "updated_at"}
     POST   /v1/batch             {"items": [{"method", "path", "headers", "body"}]} -> {"items": [{"status", "body"}]}
     GET    /v1/operations/{id}   what became of a 202
+    GET    /v1/webhooks          {"data": [{"id", "url", "types", "active"}]}
+    POST   /v1/webhooks          {"url", "secret", "types"}: 201 {"data": subscription}; deactivated after some tries in
+                                 a row that failed
+    DELETE /v1/webhooks/{id}     204, 404 when it is gone
 
 A record has `id`, `external_ref` (our id), `version` and `updated_at` beside its fields. `connectors.sim.server` says
 what can be set while it runs.

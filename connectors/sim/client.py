@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -20,6 +21,7 @@ from connectors.contract import (
     Op,
     Outcome,
     Page,
+    Subscription,
     Write,
 )
 from connectors.errors import ConnectorError, Rejected, Stale
@@ -29,6 +31,7 @@ from connectors.sim.fields import MARKER
 from connectors.sim.settings import SimSettings
 
 _JSON = {"content-type": "application/json"}
+_WEBHOOKS = "/v1/webhooks"
 
 
 class SimClient:
@@ -142,6 +145,26 @@ class SimClient:
 
     async def _list(self, external_type: str, query: Mapping[str, str]) -> Answer:
         return await self._call("GET", f"/v1/{external_type}", params=query, cap_bytes=POLL_CAP_BYTES)
+
+    async def subscriptions(self) -> Sequence[Subscription]:
+        """All subscriptions there are. Raises ConnectorError."""
+        answer = await self._call("GET", _WEBHOOKS)
+        return records.subscriptions(records.content(answer))
+
+    async def subscribe(self, url: str, secret: str, types: Collection[str]) -> Subscription:
+        """Make one. Raises ConnectorError."""
+        body = orjson.dumps({"url": url, "secret": secret, "types": sorted(types)})
+        answer = await self._call("POST", _WEBHOOKS, body=body)
+        (made,) = records.subscriptions({"data": [records.content(answer).get("data")]})
+        return made
+
+    async def unsubscribe(self, subscription_id: str) -> None:
+        """End one. Raises ConnectorError."""
+        try:
+            await self._call("DELETE", f"{_WEBHOOKS}/{quote(subscription_id, safe='')}")
+        except Rejected as refused:
+            if refused.status != httpx.codes.NOT_FOUND:
+                raise
 
     async def _one(self, frozen: Mapping[str, Any]) -> Outcome:
         body = None if frozen["body"] is None else orjson.dumps(frozen["body"])

@@ -70,4 +70,5 @@ MANIFEST = Manifest(
     batch_limit=100,
     poll_overlap=timedelta(seconds=5),
     webhook_scheme=webhook.STANDARD,
+    subscribes=True,
 )

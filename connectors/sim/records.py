@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from connectors.contract import ExternalRecord, Op, Page
+from connectors.contract import ExternalRecord, Op, Page, Subscription
 from connectors.errors import Ambiguous, Rejected, Suspicious
 from connectors.http import Answer
 from schemas.fields import Json
@@ -59,6 +59,17 @@ def page(kind: str, items: Iterable[Json], date: datetime | None) -> Page:
             unreadable.append((orjson.dumps(item), problem))
     through = max((each.occurred_at for each in found), default=None)
     return Page(found, through, unreadable, date)
+
+
+def subscriptions(content: Json) -> list[Subscription]:
+    """The webhook subscriptions in an answer. Raises Suspicious."""
+    try:
+        return [
+            Subscription(str(item["id"]), str(item["url"]), frozenset(item["types"]), bool(item["active"]))
+            for item in content["data"]
+        ]
+    except (KeyError, TypeError):
+        raise Suspicious("answer_shape", "the answer lists no subscriptions", "Check the URL.") from None
 
 
 def parse_webhook(body: bytes) -> list[ExternalRecord]:

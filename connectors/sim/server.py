@@ -4,6 +4,7 @@ POST /_emulator/limits    {"calls": N, "per_s": S}; {} takes the limit away. Fix
 POST /_emulator/reject    {"type", "field", "equals", "message"}: such records are refused with 422; {} for none
 POST /_emulator/settings  {"read_lag_s", "key_ttl_s", "later": writes are answered with 202, "error_200": refusals too,
                            "drift": N: before each of the next N pages the oldest record of the list is edited}
+                           "patience": failed tries in a row after which a webhook subscription is deactivated}
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 import orjson
 
 from connectors.contract import CreateTier
+from connectors.emulators.outbox import Subscriber
 from connectors.emulators.world import JSON, Call, Reply, World, reply
 from connectors.sim.fields import CAMPUSES, HOUSEHOLDS, MARKER, PEOPLE, REFERRALS
 from connectors.sim.records import WEBHOOK_TYPE
@@ -39,6 +41,7 @@ class Settings:
     later: bool = False
     error_200: bool = False
     drift: int = 0
+    patience: int = 20
     reject: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,6 +124,8 @@ class SimServer:
         _, _, kind, record_id, *_ = [*call.path.split("/"), "", "", "", ""]
         if kind == "operations":
             return self._operation(call.path)
+        if kind == "webhooks":
+            return self._webhooks(record_id, call)
         if kind not in self._records:
             return _refuse(404, f"there is no {kind}")
         if call.method == "GET":
@@ -248,6 +253,30 @@ class SimServer:
         self._operations[place] = (asked + 1, told)
         return Reply(200, told) if asked else reply(200, {"state": "running"})
 
+    def _webhooks(self, subscription_id: str, call: Call) -> Reply:
+        outbox = self._world.outbox
+        match call.method:
+            case "GET" if not subscription_id:
+                return reply(200, {"data": list(map(_subscription, outbox.subscribers()))})
+            case "POST" if not subscription_id:
+                return self._subscribed(call.body)
+            case "DELETE" if subscription_id:
+                return Reply(204 if outbox.unsubscribe(subscription_id) else 404, b"")
+            case _:
+                return _refuse(405, f"{call.method} is not offered here")
+
+    def _subscribed(self, body: bytes) -> Reply:
+        try:
+            asked = orjson.loads(body)
+            url, secret, types = str(asked["url"]), str(asked["secret"]), frozenset(asked.get("types") or ())
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return _refuse(400, "a subscription has `url`, `secret` and perhaps `types`")
+        if not types <= set(KINDS) or not url.startswith(("http://", "https://")):
+            return _refuse(422, "there is no such type, or the URL cannot be called")
+        made = Subscriber(self._new_id(), url, secret, types, self._settings.patience)
+        self._world.outbox.subscribe(made)
+        return reply(201, {"data": _subscription(made)})
+
     def _store(self, kind: str, record_id: str, fields: Item, *, announce: bool) -> Item:
         again = self._world.faults.draw(("equal-timestamps",), f"/v1/{kind}") is not None
         stamp = self._world.clock.stamp(again=again)
@@ -327,6 +356,10 @@ class Limits:
         if self._window is None:
             return 0.0
         return max(0.0, self._per_s - (now - self._window).total_seconds())
+
+
+def _subscription(known: Subscriber) -> Json:
+    return {"id": known.id, "url": known.url, "types": sorted(known.types), "active": known.active}
 
 
 def _refuse(status: int, message: str, *, kind: str | None = None, marker: str = "") -> Reply:
