@@ -28,7 +28,7 @@ from streams import choices as chosen
 from streams import clock, vault
 from streams.choices import Choices
 from streams.settings import Settings
-from streams.store import connection_changes, connections, credentials, queries
+from streams.store import connection_changes, connections, credentials, queries, subscriptions
 from streams.store.connections import Connection
 from streams.store.migrate import model_of
 
@@ -131,6 +131,7 @@ class Service:
             await self._set_secrets(conn, place, given.secrets)
             if known is None or known.state == "disconnected":
                 await self._open_webhook(conn, place)
+            await subscriptions.look_again(conn, org_id, name, now=self.now())
             detail = {"system": manifest.name, "option": choices.option, "types": types}
             await self._record(conn, org_id, "update" if known else "connect", name, detail)
             return Connected(
@@ -170,6 +171,7 @@ class Service:
             await conn.execute(_SQL["change"], place | chosen.as_parameters(after))
             opened = [root for root, gate in gates.items() if gate == "live"]
             released = await connection_changes.open_gates(conn, org_id, name, opened, now=self.now())
+            await subscriptions.look_again(conn, org_id, name, now=self.now())
             await self._record(conn, org_id, "set", name, {name: after[name] for name in names})
             return Changed(await connections.load_connection(conn, org_id, name), names, released)
 
@@ -182,12 +184,19 @@ class Service:
         return await self._set_state(conn, org_id, name, "resume", "active", None)
 
     async def disconnect(self, conn: Conn, org_id: str, name: str) -> Connection:
-        """Stop for good: credentials are destroyed, webhooks refused; links stay, should it be connected again."""
+        """Stop for good: credentials are destroyed, webhooks refused; links stay, should it be connected again.
+
+        Where we keep a webhook subscription at their side, the credentials that it takes to remove it are destroyed
+        when that is done, see `streams.inbound.subscriptions`.
+        """
         async with conn.transaction():
             changed = await self._set_state(
                 conn, org_id, name, "disconnect", "disconnected", "disconnected by a person"
             )
-            await credentials.destroy(conn, org_id, name)
+            if await subscriptions.leave(conn, org_id, name, now=self.now()):
+                await credentials.drop_webhook_secrets(conn, org_id, name)
+            else:
+                await credentials.destroy(conn, org_id, name)
             await conn.execute(_SQL["drop_endpoints"], {"org_id": org_id, "name": name})
         return changed
 
@@ -214,6 +223,7 @@ class Service:
             place, ends = vault.Place(org_id, row.system, name, ""), self.now() + overlap
             secret = self._webhook_secret()
             made = await credentials.rotate_webhook_secret(conn, self.key, place, secret, not_after=ends)
+            await subscriptions.look_again(conn, org_id, name, now=self.now())
             await self._record(conn, org_id, "rotate_webhook", name, {"secret": made, "old_until": ends.isoformat()})
             return await self._webhook(conn, place)
 

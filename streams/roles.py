@@ -23,6 +23,7 @@ from streams.inbound.hydration import Hydrator
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
 from streams.inbound.staging import Staging
+from streams.inbound.subscriptions import Subscriptions
 from streams.inbound.waiting import Waiting
 from streams.outbound import arrivals
 from streams.outbound.agents import NAME as PLAN
@@ -115,7 +116,7 @@ def _applying(resources: Resources, applier: Applier, wake: Callable[[], None]) 
 async def _jobs(
     resources: Resources, publisher: publish.Publisher, roles: Sequence[str]
 ) -> AsyncIterator[list[worker.Service]]:
-    """Polls, reads of single records, the watch over capture, the sweep, and the keeping of deliveries."""
+    """Polls, reads of single records, webhook subscriptions, the watch over capture, the sweep, kept deliveries."""
     if "jobs" not in roles:
         yield []
         return
@@ -145,7 +146,16 @@ async def _jobs(
         every_s=settings.sweep_every_s,
     )
     retention = Retention(resources.app, kept_days=settings.deliveries_kept_days, now=clock.now)
-    yield [schedule, hydrator, Watch(settings), sweeper, retention]
+    subscriptions = Subscriptions(
+        resources.app,
+        resources.key,
+        settings.public_url,
+        manifest,
+        partial(resources.client, priority="poll"),
+        now=clock.now,
+        spread=clock.spread,
+    )
+    yield [schedule, hydrator, subscriptions, Watch(settings), sweeper, retention]
 
 
 def _refresh(publisher: publish.Publisher) -> Callable[[Connection, ExternalRecord], Awaitable[None]]:

@@ -3,7 +3,7 @@
 POST /_emulator/limits    {"calls": N, "per_s": S}; {} takes the limit away. Fixed windows, told in X-RateLimit-*
 POST /_emulator/reject    {"type", "field", "equals", "message"}: such records are refused with 422; {} for none
 POST /_emulator/settings  {"read_lag_s", "key_ttl_s", "later": writes are answered with 202, "error_200": refusals too,
-                           "drift": N: before each of the next N pages the oldest record of the list is edited}
+                           "drift": N: before each of the next N pages the oldest record of the list is edited,
                            "patience": failed tries in a row after which a webhook subscription is deactivated}
 """
 

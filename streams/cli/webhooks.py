@@ -31,19 +31,19 @@ def register(app: typer.Typer) -> None:
 
 
 def show_(name: session.Name, as_json: session.Json = False) -> None:
-    """Show which secrets are valid and until when.
+    """Show which secrets are valid and until when, and the subscription that Syncline keeps at their side.
 
     Shows no secret; `syncline connections webhook` reveals address and secret.
     """
-    from streams.store import connections, credentials
+    from streams.store import connections, credentials, subscriptions
 
     loaded = session.settings()
 
-    async def work() -> list[dict[str, Any]]:
+    async def work() -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         async with session.database(loaded) as conn:
             org, now = session.org(loaded), session.now()
             await connections.load_connection(conn, org, name)
-            return [
+            secrets = [
                 {
                     "secret": each.name,
                     "valid": each.not_after is None or each.not_after > now,
@@ -53,13 +53,16 @@ def show_(name: session.Name, as_json: session.Json = False) -> None:
                 for each in await credentials.list_names(conn, org, name)
                 if each.name.startswith(credentials.WEBHOOK_SECRET)
             ]
+            return secrets, (await subscriptions.shown(conn, org)).get(name)
 
-    rows = session.run(work())
+    rows, subscription = session.run(work())
     if as_json:
-        show.as_json(rows)
+        show.as_json({"secrets": rows, "subscription": subscription})
         return
     columns = {"secret": "SECRET", "valid": "VALID", "until": "UNTIL", "made": "MADE"}
     show.table(columns, rows, empty="It has no secrets: it is disconnected.")
+    if subscription:
+        show.say(f"subscription: {subscription['state']} since {show.cell(subscription['since'])}")
 
 
 def rotate(

@@ -12,7 +12,7 @@ from connectors.debezium import register
 from schemas.model import Model
 from schemas.problems import Problem
 from streams import capture, slots
-from streams.doctor import completeness
+from streams.doctor import completeness, subscriptions
 from streams.doctor.findings import Check, from_faults, from_problem, ok, red, warn
 from streams.rules import capture_health
 from streams.settings import Settings
@@ -48,6 +48,7 @@ def check(settings: Settings, entities: Model, now: datetime) -> list[Check]:
             lambda: _workers(conn),
             lambda: _polls(conn, now),
             *completeness.checks(conn, settings, now),
+            *subscriptions.checks(conn),
         )
         return found + [_guarded(step) for step in steps]
 

@@ -95,8 +95,14 @@ async def webhook_secrets(
 
 async def newest_webhook_secret(conn: AsyncConnection[Any], key: vault.Key, place: vault.Place) -> SecretStr:
     """The webhook secret to give to the other side. Raises Problem (`credential_missing`)."""
+    return (await newest_webhook(conn, key, place))[1]
+
+
+async def newest_webhook(conn: AsyncConnection[Any], key: vault.Key, place: vault.Place) -> tuple[str, SecretStr]:
+    """The same with its name."""
     rows = sorted(await _rows(conn, place.org_id, place.connection, f"{WEBHOOK_SECRET}%"), key=_number)
-    return await get(conn, key, place.named(rows[-1].name if rows else f"{WEBHOOK_SECRET}1"))
+    name = rows[-1].name if rows else f"{WEBHOOK_SECRET}1"
+    return name, await get(conn, key, place.named(name))
 
 
 async def rotate_webhook_secret(
@@ -136,6 +142,14 @@ async def keep_only(conn: AsyncConnection[Any], place: vault.Place, names: Colle
         """delete from sync.credential
            where org_id = %s and connection = %s and name <> all(%s) and name <> %s and not starts_with(name, %s)""",
         (place.org_id, place.connection, list(names), WEBHOOK_TOKEN, WEBHOOK_SECRET),
+    )
+
+
+async def drop_webhook_secrets(conn: AsyncConnection[Any], org_id: str, connection: str) -> None:
+    """Forget what webhooks are signed with; nothing verifies any more."""
+    await conn.execute(
+        "delete from sync.credential where org_id = %s and connection = %s and starts_with(name, %s)",
+        (org_id, connection, WEBHOOK_SECRET),
     )
 
 

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from schemas.problems import Problem
-from streams.store import budgets, connection_changes, connections, queries
+from streams.store import budgets, connection_changes, connections, queries, subscriptions
 
 _SQL = queries("operations")
 
@@ -22,7 +22,8 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
     """One JSON object per connection.
 
     `intents` counts by state; `oldest_waiting_s` is the age in seconds of the oldest change they do not have yet, None
-    when they have all; `polls` has the checkpoints by external type.
+    when they have all; `polls` has the checkpoints by external type; `subscription` tells of the webhook subscription
+    that we keep there, None where a person does that.
     """
     values = {"org": org_id, "now": now}
     intents: dict[str, dict[str, int]] = {}
@@ -36,6 +37,7 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
     polls: dict[str, dict[str, Row]] = {}
     for row in await _rows(conn, "polls", values):
         polls.setdefault(row.pop("connection"), {})[row.pop("external_type")] = row
+    subscribed = await subscriptions.shown(conn, org_id)
     return [
         {
             "name": c.name,
@@ -51,6 +53,7 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
             "conflicts": counts["conflict"].get(c.name, 0),
             "reviews": counts["review"].get(c.name, 0),
             "polls": polls.get(c.name, {}),
+            "subscription": subscribed.get(c.name),
         }
         for c in await connections.list_all(conn, org_id)
     ]
