@@ -103,7 +103,8 @@ async def _entity_report(conn: Conn, asked: str, entity_id: str, asker: Asker) -
 
 async def _external_report(conn: Conn, asked: str, names: set[str], asker: Asker) -> Report:
     decisions = await _rows(conn, "decisions_by_external_id", {"org": asker.org_id, "id": asked, "limit": LIMIT})
-    known = {"decisions": decisions}
+    reads = await _rows(conn, "reads", {"org": asker.org_id, "ids": [asked]})
+    known = {"decisions": [*reads, *decisions]}
     reports = []
     for connection in await connections.list_all(conn, asker.org_id):
         if connection.name in names:
@@ -141,6 +142,8 @@ async def _known(conn: Conn, asked: str, entity_id: str, root: str, asker: Asker
         for name in ("links", "intents", "waits", "deliveries", "decisions", "conflicts", "losers")
     }
     theirs = [link["external_id"] for link in known["links"]]
+    reads = await _rows(conn, "reads", {"org": asker.org_id, "ids": theirs})
+    known["decisions"] = [*reads, *known["decisions"]]
     keys = [f"{link['connection']}/{link['external_type']}/{link['external_id']}" for link in known["links"]]
     subjects = values | {"subjects": [*ids, *theirs]}
     known["reviews"] = await _rows(conn, "reviews", subjects)

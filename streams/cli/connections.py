@@ -57,9 +57,12 @@ def list_(as_json: session.Json = False) -> None:
     show.table(columns, rows, empty="No connections yet. Make one with `syncline connect`.")
 
 
+_STANDING = ("lastPushExternalSyncTimestamp", "lastPullExternalSyncTimestamp", "polls", "reads", "clock")
+
+
 def show_(name: session.Name, as_json: session.Json = False) -> None:
     """Show one connection; secrets are masked."""
-    from streams.store import connections, credentials
+    from streams.store import connections, credentials, operations
 
     loaded = session.settings()
 
@@ -68,7 +71,9 @@ def show_(name: session.Name, as_json: session.Json = False) -> None:
             org = session.org(loaded)
             row = await connections.load_connection(conn, org, name)
             names = [each.name for each in await credentials.list_names(conn, org, name)]
-            return described(row) | {"secrets": dict.fromkeys(names, MASK)}
+            [stands] = [each for each in await operations.overview(conn, org, session.now()) if each["name"] == name]
+            timestamps = {key: stands[key] for key in _STANDING}
+            return described(row) | timestamps | {"secrets": dict.fromkeys(names, MASK)}
 
     told = session.run(work())
     if as_json:

@@ -46,6 +46,7 @@ def status(as_json: session.Json = False) -> None:
     _section("workers", {"pid": "WORKER PID", "roles": "ROLES"}, told["workers"])
     columns = {
         "name": "CONNECTION", "state": "STATE", "intents": "PUSHES", "oldest": "OLDEST WAITING", "polled": "LAST POLL",
+        "lastPushExternalSyncTimestamp": "PUSHED THROUGH", "lastPullExternalSyncTimestamp": "PULLED THROUGH",
         "conflicts": "CONFLICTS", "reviews": "REVIEW", "dead_letters": "DEAD LETTERS",
     }  # fmt: skip
     _section("connections", columns, list(map(_connection, told["connections"])))

@@ -171,6 +171,8 @@ def _not_ours(facts: Facts) -> str:
     if not facts.decisions:
         return f"{facts.connection} has it as a record that is not matched with a row of ours yet."
     last = facts.decisions[0]
+    if last.decision == "reading":
+        return "It has no row of ours yet."
     return f"It has no row of ours: the last event of {facts.connection} was {last.decision} ({last.reason})."
 
 
@@ -309,6 +311,8 @@ def _open_questions(facts: Facts, entity: Entity | None) -> list[str]:
         listed = ", ".join(facts.conflicts)
         told = f"Both sides changed {listed}, and a person must choose; these fields are left out until then"
         said.append(f"{told}: `syncline conflicts show {entity.id}`." if entity else f"{told}.")
+    if facts.decisions and facts.decisions[0].decision == "reading":
+        said.append(f"{facts.connection} has a change of it that is read in full first ({facts.decisions[0].reason}).")
     if "constraint" in facts.reviews:
         said.append("A rule of our database refused an event of theirs; it waits: see `syncline reviews list`.")
     said.extend(f"Dead letter {letter.id}: {letter.cause} ({letter.code})." for letter in facts.dead_letters)

@@ -30,6 +30,12 @@ async def measured(conn: Conn, org_id: str, connection: str) -> Measured:
     return Measured(timedelta(seconds=ahead_s), timedelta(seconds=error_s))
 
 
+async def load_all(conn: Conn, org_id: str) -> dict[str, dict[str, Any]]:
+    """Connection -> `ahead_s`, `error_s`, `measured_at`."""
+    cursor = await conn.execute(_SQL["load_all"], {"org": org_id})
+    return {name: {"ahead_s": ahead, "error_s": error, "measured_at": at} async for name, ahead, error, at in cursor}
+
+
 async def save(conn: Conn, org_id: str, connection: str, told: Measured, *, now: datetime) -> None:
     """Keep a measurement."""
     values = {"org": org_id, "connection": connection, "now": now, "stretch": STRETCH}

@@ -23,6 +23,9 @@ from sync.dead_letter where state = 'open' group by 1, 2, 3
 select org_id, connection, external_type, case when waits_for = '{}' then 'row_locked' else 'create_in_doubt' end as reason,
   count(*) as count, min(received_at) as oldest
 from sync.waiting_event group by 1, 2, 3, 4
+union all
+select org_id, connection, external_type, case when attempt > 0 then 'reading_fails' else 'reading' end, count(*), min(wanted_at)
+from sync.fetch_intent where wanted_seq > done_seq group by 1, 2, 3, 4
 
 -- mass_holds --
 select org_id, connection, entity_type, kind, count(*) as count from sync.mass_hold where state = 'open' group by 1, 2, 3, 4

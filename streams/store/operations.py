@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from schemas.problems import Problem
-from streams.store import budgets, connection_changes, connections, queries, subscriptions
+from streams.store import budgets, clock_errors, connection_changes, connections, queries, subscriptions
 
 _SQL = queries("operations")
 
@@ -24,6 +24,11 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
     `intents` counts by state; `oldest_waiting_s` is the age in seconds of the oldest change they do not have yet, None
     when they have all; `polls` has the checkpoints by external type; `subscription` tells of the webhook subscription
     that we keep there, None where a person does that.
+
+    `lastPushExternalSyncTimestamp` and `lastPullExternalSyncTimestamp` are the times up to which everything of ours is
+    there and everything of theirs is here, None where that was never so; `reads` counts records of theirs that are
+    about to be read in full; `clock` is how far their clock is `ahead_s` of ours and how wrong it may be (`error_s`),
+    None where it was not measured.
     """
     values = {"org": org_id, "now": now}
     intents: dict[str, dict[str, int]] = {}
@@ -34,6 +39,9 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
         name: {row["connection"]: row["count"] for row in await _rows(conn, f"{name}_counts", values)}
         for name in ("dead_letter", "conflict", "review")
     }
+    pushed = {row["connection"]: row["at"] for row in await _rows(conn, "pushed_through", values)}
+    reads = {row.pop("connection"): row for row in await _rows(conn, "reads", values)}
+    clocks = await clock_errors.load_all(conn, org_id)
     polls: dict[str, dict[str, Row]] = {}
     for row in await _rows(conn, "polls", values):
         polls.setdefault(row.pop("connection"), {})[row.pop("external_type")] = row
@@ -54,6 +62,10 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
             "reviews": counts["review"].get(c.name, 0),
             "polls": polls.get(c.name, {}),
             "subscription": subscribed.get(c.name),
+            "lastPushExternalSyncTimestamp": pushed.get(c.name),
+            "lastPullExternalSyncTimestamp": _pulled_through(polls.get(c.name, {})),
+            "reads": reads.get(c.name, {"count": 0, "failing": 0, "oldest": None}),
+            "clock": clocks.get(c.name),
         }
         for c in await connections.list_all(conn, org_id)
     ]
@@ -63,6 +75,12 @@ async def waiting_for_people(conn: Conn, org_id: str, now: datetime) -> dict[str
     """`conflicts` and `reviews`: how many are `open`, and `oldest_s`, None where none is."""
     rows = await _rows(conn, "waiting_for_people", {"org": org_id, "now": now})
     return {row.pop("what"): row for row in rows}
+
+
+def _pulled_through(polls: Mapping[str, Row]) -> datetime | None:
+    """Everything of theirs up to this time is applied, of whatever type; None while there is a type without a time."""
+    times = [poll["applied_through"] for poll in polls.values()]
+    return min(times) if times and None not in times else None
 
 
 async def count_dead_letters(conn: Conn, org_id: str) -> int:

@@ -26,8 +26,19 @@ from sync.review where org_id = %(org)s and closed_at is null
 select connection, count(*) as count from sync.review where org_id = %(org)s and closed_at is null group by 1
 
 -- polls --
-select connection, external_type, fetched_through, applied_through, polled_at, failures, last_error from sync.checkpoint
-where org_id = %(org)s order by 1, 2
+select connection, external_type, fetched_through, applied_through, applied_through as "lastSuccessfulPollTimestamp",
+       polled_at, failures, last_error, recovered
+from sync.checkpoint where org_id = %(org)s order by 1, 2
+
+-- pushed_through --
+-- Every change of ours up to this time is there; null before the first push. Neither what failed nor what waits is passed.
+select connection, least(max(planned_at) filter (where state = 'DONE'),
+         min(coalesce(committed_at, planned_at)) filter (where state <> 'DONE') - interval '1 microsecond') as at
+from sync.push_intent where org_id = %(org)s group by 1 having count(*) filter (where state = 'DONE') > 0
+
+-- reads --
+select connection, count(*) as count, count(*) filter (where attempt > 0) as failing, min(wanted_at) as oldest
+from sync.fetch_intent where org_id = %(org)s and wanted_seq > done_seq group by 1
 
 -- progress --
 select consumer, topic, partition, next_offset from sync.progress order by 1, 2, 3

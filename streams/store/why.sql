@@ -18,7 +18,15 @@ where org_id = %(org)s and external_id = %(id)s and deleted_at is null order by 
 select connection, external_type from sync.applied_event where org_id = %(org)s and external_id = %(id)s
 union
 select connection, external_type from sync.waiting_event where org_id = %(org)s and external_id = %(id)s
+union
+select connection, external_type from sync.fetch_intent where org_id = %(org)s and external_id = %(id)s
 order by 1, 2
+
+-- reads --
+-- Records of theirs that are about to be read in full, as the last that is known of them.
+select connection, 'reading' as decision, coalesce(error_code, reason) as reason, '' as source, wanted_at as occurred_at,
+       wanted_at as received_at, wanted_at as applied_at
+from sync.fetch_intent where external_id = any(%(ids)s) and org_id = %(org)s and wanted_seq > done_seq order by wanted_at desc
 
 -- intents --
 select p.connection, p.entity_id, p.state, p.reason, greatest(p.wanted_seq - p.done_seq, 0) as behind, p.attempt,

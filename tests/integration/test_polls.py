@@ -26,7 +26,7 @@ from streams.inbound.applier import Applier
 from streams.inbound.hydration import Hydrator
 from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
-from streams.store import connections
+from streams.store import connections, operations
 from streams.vault import key_path
 
 pytestmark = pytest.mark.integration
@@ -465,7 +465,15 @@ async def test_each_type_is_polled_at_its_own_interval(parish, working):
         "update sync.connection set poll_intervals = %s where org_id = %s",
         orjson.dumps({"individual": 900, "campus": 900}).decode(), parish.org,
     )  # fmt: skip
-    assert await until(lambda: _has_checkpoint(parish))
+    lock = f"poll/{parish.org}/parish/individual"
+
+    async def put_off():
+        return await parish.rows(
+            "select 1 from jobs.procrastinate_jobs where lock = %s and status = 'todo' and scheduled_at > %s",
+            lock, clock.now() + timedelta(minutes=10),
+        )  # fmt: skip
+
+    assert await until(put_off)
     first = (await parish.checkpoint("household"))["polled_at"]
     individual = (await parish.checkpoint())["polled_at"]
 
@@ -581,3 +589,34 @@ class Without:
 async def without_record(open_client, missing, connection):
     async with open_client(connection) as client:
         yield Without(client, missing)
+
+
+@pytest.mark.covers("F053", "F125", "F133")
+async def test_the_timestamps_of_pulls_and_pushes_are_shown(parish):
+    async def shown():
+        async with parish.opened.app.connection() as conn:
+            (told,) = await operations.overview(conn, parish.org, clock.now())
+            return told
+
+    assert (await shown())["lastPullExternalSyncTimestamp"] is None
+    assert (await shown())["lastPushExternalSyncTimestamp"] is None
+    await parish.put("x1", firstName="Ann")
+    for kind in ("campus", "household", "individual"):
+        await parish.poll(kind)
+    told = await shown()
+    assert told["lastPullExternalSyncTimestamp"] is None, "it is read, but not applied"
+    await parish.apply()
+    told = await shown()
+    times = [poll["lastSuccessfulPollTimestamp"] for poll in told["polls"].values()]
+    assert told["lastPullExternalSyncTimestamp"] == min(times)
+    assert told["clock"]["error_s"] >= 0
+    await parish.wish("x9")
+    assert (await shown())["reads"]["count"] == 1
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = "insert into sync.push_intent (org_id, connection, external_type, entity_type, entity_id, sync_key, state,"
+    for n, state in enumerate(("DONE", "DONE", "DEAD", "DONE")):
+        await parish.rows(
+            f"{rows} reason, planned_at) values (%s, 'parish', 'individual', 'person', %s, 'k', %s, 'change', %s)",
+            parish.org, f"p{n}", state, at + timedelta(minutes=n),
+        )  # fmt: skip
+    assert (await shown())["lastPushExternalSyncTimestamp"] == at + timedelta(minutes=2, microseconds=-1)

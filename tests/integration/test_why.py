@@ -155,3 +155,24 @@ async def test_a_record_on_hold_names_the_command(conn, asker, person):
     assert f"more deletes than mock may get in ten minutes. `syncline holds approve {hold}`" in sentence
     await conn.execute("update sync.push_intent set state = 'PENDING' where entity_id = %s", (person,))
     assert "waits for its turn" in (await why(conn, person, asker))[0].connections[0][1]
+
+
+@pytest.mark.covers("F131")
+async def test_a_record_that_is_about_to_be_read_is_told_by_either_id(conn, asker, person):
+    await conn.execute(
+        """insert into sync.external_link (org_id, connection, external_type, external_id, entity_type, entity_id,
+             sync_key, made_by) values ('org_main', 'mock', 'individual', 'x1', 'person', %s, 'k', 'match')""",
+        (person,),
+    )
+    for external_id in ("x1", "x2"):
+        await conn.execute(
+            """insert into sync.fetch_intent (external_id, external_type, connection, org_id, reason, wanted_at,
+                 not_before)
+               values (%s, 'individual', 'mock', 'org_main', 'hint', now(), now())""",
+            (external_id,),
+        )
+    told = "mock has a change of it that is read in full first (hint)."
+    for asked in (person, "x1", "x2"):
+        assert told in (await why(conn, asked, asker))[0].connections[0][1]
+    await conn.execute("update sync.fetch_intent set done_seq = wanted_seq")
+    assert told not in (await why(conn, person, asker))[0].connections[0][1]
