@@ -146,7 +146,7 @@ def check_limits(concurrency: int | None, guard: Mapping[str, int | None], budge
         raise _limit(f"{concurrency} calls at once", f"Choose 1 to {CONCURRENCY_MOST}.")
     for kind, bound in guard.items():
         if kind not in FLOORS or (bound is not None and not 0 <= bound <= MOST):
-            raise _limit(f"the guard {kind}={bound}", "Write deletes=N,updates=N; off for no bound.")
+            raise _limit(f"the guard {kind}={bound}", "Write deletes=N,updates=N,their_deletes=N; off for no bound.")
     if budget and not (0 < budget.get("calls", 0) <= MOST and 0 < budget.get("per_s", 0) <= DAY_S):
         raise _limit("a budget needs calls, and seconds up to a day", "Write it like 100/20s.")
 

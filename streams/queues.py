@@ -92,8 +92,8 @@ async def drop(conn: Conn, by: By, intent: Row, state: str) -> None:
 async def decide_hold(conn: Conn, by: By, number: int, decision: Literal["approved", "dropped"]) -> Row:
     """Approve a mass change, so that it goes on and is not counted again, or drop it.
 
-    Dropped deletes mean that our rows are gone and theirs stay; dropped updates, that they keep the old values until
-    the record changes again.
+    Dropped deletes mean that our rows are gone and theirs stay; dropped deletes of theirs, the other way round; dropped
+    updates, that they keep the old values until the record changes again.
 
     Returns:
         `connection`, `entity_type`, `kind`, and `records`: how many it decided.
@@ -107,7 +107,8 @@ async def decide_hold(conn: Conn, by: By, number: int, decision: Literal["approv
         if not decided:
             raise await _no_hold(conn, by, number)
         held = await conn.execute(_SQL["approve_held" if decision == "approved" else "drop_held"], values)
-        told = decided[0] | {"records": held.rowcount}
+        [theirs] = await rows(conn, "held_events", values)  # the workers see what was decided and act on it
+        told = decided[0] | {"records": held.rowcount + theirs["records"]}
         action = "approve" if decision == "approved" else "drop"
         await audit(conn, by, f"hold.{action}", str(number), **told)
         await wake(conn)

@@ -24,6 +24,7 @@ from streams.inbound.polls import Poller
 from streams.inbound.schedule import Schedule
 from streams.inbound.staging import Staging
 from streams.inbound.subscriptions import Subscriptions
+from streams.inbound.their_deletes import Decided
 from streams.inbound.waiting import Waiting
 from streams.outbound import arrivals
 from streams.outbound.agents import NAME as PLAN
@@ -83,7 +84,7 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
             agents.append(_applying(resources, applier, dispatcher.wake))
             services += [
                 service(resources.applier, resources.codec, applier.apply, now=clock.now)
-                for service in (Waiting, Staging)
+                for service in (Waiting, Staging, Decided)
             ]
         if "dispatch" in roles:
             services.append(dispatcher)

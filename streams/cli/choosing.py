@@ -150,11 +150,15 @@ def guard(written: str | None) -> dict[str, int | None] | None:
     """Bounds by kind; what is not named has its default."""
     if written is None:
         return None
+    from streams.rules.mass_changes import FLOORS
+
     found: dict[str, int | None] = {}
     for each in written.split(",") if written != "default" else ():
         kind, _, bound = each.strip().partition("=")
-        if kind not in ("deletes", "updates") or not (bound == "off" or (bound.isascii() and bound.isdigit())):
-            raise typer.BadParameter("write deletes=N, updates=N, or off instead of N", param_hint="--guard")
+        if kind not in FLOORS or not (bound == "off" or (bound.isascii() and bound.isdigit())):
+            raise typer.BadParameter(
+                "write deletes=N, updates=N, their_deletes=N, or off instead of N", param_hint="--guard"
+            )
         found[kind] = None if bound == "off" else int(bound)
     return found
 

@@ -57,7 +57,8 @@ def approve(number: Number, as_json: session.Json = False) -> None:
 def drop(number: Number, as_json: session.Json = False) -> None:
     """Do without a mass change.
 
-    Of deletes: our rows are gone, and theirs stay. Of updates: they keep the old values until a record changes again.
+    Of deletes: our rows are gone, and theirs stay. Of their_deletes: their records are gone, and ours stay. Of updates:
+    they keep the old values until a record changes again.
     """
     _decide(number, "dropped", as_json=as_json)
 
@@ -76,7 +77,10 @@ def _decide(number: int, decision: Literal["approved", "dropped"], *, as_json: b
         show.as_json(told | {"id": number, "state": decision})
         return
     what = f"{told['records']} {told['kind']} of {told['entity_type']}"
-    if decision == "approved":
+    if told["kind"] == "their_deletes":
+        come = "come here now" if decision == "approved" else "are dropped: their records are gone, and our rows stay"
+        show.say(f"{told['records']} deletes of {told['entity_type']} by {told['connection']} {come}.")
+    elif decision == "approved":
         show.say(f"{what} go to {told['connection']} now.")
     elif told["kind"] == "deletes":
         show.say(f"{what} are dropped: our rows are gone, and those of {told['connection']} stay.")

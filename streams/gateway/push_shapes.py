@@ -108,13 +108,16 @@ class LaneOut(BaseModel):
     breakers: list[BreakerOut]
 
 
+Kind = Literal["deletes", "updates", "their_deletes"]
+
+
 class HoldOut(BaseModel):
     """A mass change that waits for approval, or did."""
 
     id: int
     connection: str
     entity_type: str
-    kind: Literal["deletes", "updates"]
+    kind: Kind
     state: Literal["open", "approved", "dropped"]
     records: int = Field(description="Still held.")
     bound: int = Field(description="What ten minutes may hold.")
@@ -128,7 +131,7 @@ class DecidedOut(BaseModel):
 
     connection: str
     entity_type: str
-    kind: Literal["deletes", "updates"]
+    kind: Kind
     records: int
 
 

@@ -119,7 +119,7 @@ async def list_holds(
 
 @router.post("/holds/{number}/{decision}", responses=_DECIDED)
 async def decide_hold(number: Number, decision: Literal["approve", "drop"], given: Given) -> DecidedOut:
-    """Approve a mass change, or drop it: of dropped deletes our rows are gone and theirs stay."""
+    """Approve a mass change, or drop it: of dropped deletes the rows are gone on one side and stay on the other."""
     async with given.pool.connection() as conn:
         said: Literal["approved", "dropped"] = "approved" if decision == "approve" else "dropped"
         return DecidedOut.model_validate(await queues.decide_hold(conn, _by(given), number, said))

@@ -65,8 +65,8 @@ class _Limits(Input):
     )
     fields: dict[str, FieldsIn] | None = Field(None, max_length=100)
     concurrency: int | None = Field(None, ge=1, le=256, description="Calls at once.")
-    guard: dict[Literal["deletes", "updates"], Annotated[int, Field(ge=0, le=10**9)] | None] | None = Field(
-        None, description="Most of a type in 10 minutes; null: no bound."
+    guard: dict[Literal["deletes", "updates", "their_deletes"], Annotated[int, Field(ge=0, le=10**9)] | None] | None = (
+        Field(None, description="Most of a type in 10 minutes; null: no bound.")
     )
     budget: BudgetIn | None = None
     conflict_policies: dict[str, PoliciesIn] | None = Field(

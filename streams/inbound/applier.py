@@ -34,6 +34,7 @@ from streams.inbound import (
     reading,
     refusals,
     staging,
+    their_deletes,
     waiting,
     writing,
 )
@@ -185,15 +186,16 @@ class Applier:
         going_on = merged.going_on
         loaded = await reading.load(conn, unit, going_on, self._is_our_id)
         known = await waiting.hold(conn, unit, loaded, going_on, self._now())
-        matched = await matching.match(conn, unit, loaded, known, self._is_our_id)
+        allowed, dropped = await their_deletes.screen(conn, unit, loaded, known, self._now())
+        matched = await matching.match(conn, unit, loaded, allowed, self._is_our_id)
         folded = folding.fold(unit, loaded, matched.going_on)
         corrections = await writing.write(conn, unit, loaded, folded, self._now())
         doubts = [
             folding.entry(each.event, "parked", f"match {item['detail']['reason']}") for each, item in matched.doubtful
         ]
         reviews = [item for _, item in matched.doubtful]
-        entries = merged.entries + folded.entries + doubts
-        return entries, merged.reviews + reviews, corrections, len(going_on) - len(known)
+        entries = merged.entries + folded.entries + doubts + dropped
+        return entries, merged.reviews + reviews, corrections, len(going_on) - len(allowed) - len(dropped)
 
     def _is_our_id(self, entity_type: str, text: str) -> bool:
         found = self._model.types.get(entity_type)
@@ -250,7 +252,7 @@ def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[
             else:
                 _bury(applied, each, problem)
             continue
-        found.append(Incoming(event, payload, each.position, each.raw, unit.ahead))
+        found.append(Incoming(event, payload, each.position, each.raw, unit.ahead, each.verdict))
     return found
 
 

@@ -31,6 +31,7 @@ class Incoming:
         position: `topic/partition/offset`.
         raw: the Kafka record's value, for the dead letters.
         ahead: how far their clock is ahead of ours, as measured.
+        verdict: of a delete that was held, why it is not any more: `approved`, `dropped` or `overtaken`.
     """
 
     event: InboundEvent
@@ -38,6 +39,7 @@ class Incoming:
     position: str | None = None
     raw: bytes = b""
     ahead: timedelta = _NOTHING
+    verdict: str = ""
 
     @property
     def written_at(self) -> datetime:

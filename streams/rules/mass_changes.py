@@ -1,4 +1,4 @@
-"""The guard against mass changes: an accidental DELETE, a runaway UPDATE. Pure."""
+"""The guard against mass changes: an accidental DELETE here or there, a runaway UPDATE. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-Kind = Literal["deletes", "updates"]
+Kind = Literal["deletes", "updates", "their_deletes"]
+"""Ours on the way to them, and what they delete of ours."""
 
 WINDOW = timedelta(minutes=10)
 LEARNS_FROM = timedelta(days=30)
-FLOORS: Mapping[Kind, int] = {"deletes": 20, "updates": 10_000}
+FLOORS: Mapping[Kind, int] = {"deletes": 20, "updates": 10_000, "their_deletes": 20}
+LINKED_PERCENT = 2
 HEADROOM = 2
 """Updates may be this many times the busiest window so far. Deletes are never learned: their bound is a person's."""
 
@@ -21,16 +23,17 @@ def window(now: datetime) -> datetime:
     return datetime.fromtimestamp(now.timestamp() // seconds * seconds, UTC)
 
 
-def bound(kind: Kind, chosen: Mapping[str, int | None], busiest: int) -> int | None:
+def bound(kind: Kind, chosen: Mapping[str, int | None], measured: int) -> int | None:
     """How many records may change in one window; None for no bound.
 
     Args:
         chosen: the connection's `guard`.
-        busiest: records in the busiest window of the last 30 days.
+        measured: for updates the records in the busiest window of the last 30 days; for their deletes those linked.
     """
     if kind in chosen:
         return chosen[kind]
-    return max(FLOORS[kind], busiest * HEADROOM) if kind == "updates" else FLOORS[kind]
+    learned = {"updates": measured * HEADROOM, "their_deletes": measured * LINKED_PERCENT // 100}
+    return max(FLOORS[kind], learned.get(kind, 0))
 
 
 def admits(limit: int | None, counted: int, more: int) -> bool:

@@ -93,5 +93,6 @@ select connection, slot, failures, opened_at, code, cause from sync.breaker wher
 select h.id, h.connection, h.entity_type, h.kind, h.state, h.bound, h.opened_at, h.closed_at, h.closed_by, p.records
 from sync.mass_hold h
 left join lateral (
-  select count(*) as records from sync.push_intent p where p.hold_id = h.id and p.state = 'HELD') p on true
+  select (select count(*) from sync.push_intent i where i.hold_id = h.id and i.state = 'HELD')
+       + (select count(distinct e.external_id) from sync.held_event e where e.hold_id = h.id) as records) p on true
 where h.org_id = %(org)s and (%(all)s or h.state = 'open' or p.records > 0) order by h.id desc limit %(limit)s

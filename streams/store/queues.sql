@@ -45,6 +45,9 @@ update sync.push_intent set state = 'DONE', done_seq = wanted_seq, hold_id = nul
   error_code = 'mass_change_dropped', error_cause = null
 where hold_id = %(id)s and state = 'HELD' and org_id = %(org)s
 
+-- held_events --
+select count(distinct external_id) as records from sync.held_event where hold_id = %(id)s and org_id = %(org)s
+
 -- letters --
 -- Open dead letters in the order in which they came, after the one that was seen last.
 select id, org_id, connection, source, record_key, position, code, value

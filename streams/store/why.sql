@@ -66,6 +66,9 @@ from sync.applied_event where org_id = %(org)s and external_id = %(id)s
 union all
 select connection, 'waiting', case when waits_for = '{}' then 'row_locked' else 'create_in_doubt' end, '', received_at, received_at, waits_since
 from sync.waiting_event where org_id = %(org)s and external_id = %(id)s
+union all
+select h.connection, 'waiting', coalesce('mass_delete, hold ' || h.hold_id, 'overtaken'), '', h.occurred_at, h.received_at, h.received_at
+from sync.held_event h where h.org_id = %(org)s and h.external_id = %(id)s
 order by applied_at desc limit %(limit)s
 
 -- conflicts --

@@ -21,20 +21,23 @@ def test_every_moment_is_in_one_window(now: datetime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "chosen", "busiest", "expected"),
+    ("kind", "chosen", "measured", "expected"),
     [
         ("deletes", {}, 0, 20),
         ("deletes", {}, 5000, 20),
         ("updates", {}, 0, 10_000),
         ("updates", {}, 8_000, 16_000),
+        ("their_deletes", {}, 900, 20),
+        ("their_deletes", {}, 100_000, 2_000),
+        ("their_deletes", {"their_deletes": 3}, 100_000, 3),
         ("deletes", {"deletes": 3}, 0, 3),
         ("updates", {"updates": None}, 8_000, None),
     ],
 )
 def test_deletes_have_a_fixed_bound_and_updates_a_learned_one(
-    kind: mass_changes.Kind, chosen: dict[str, int | None], busiest: int, expected: int | None
+    kind: mass_changes.Kind, chosen: dict[str, int | None], measured: int, expected: int | None
 ) -> None:
-    assert mass_changes.bound(kind, chosen, busiest) == expected
+    assert mass_changes.bound(kind, chosen, measured) == expected
 
 
 def test_the_record_that_passes_the_bound_is_not_admitted() -> None:
