@@ -130,7 +130,8 @@ class Poller:
     ) -> None:
         async with self._pool.connection() as conn:
             error = await clock_errors.load(conn, connection.org_id, connection.name)
-        overlap = clock_rules.overlap(self._manifest(connection.system).poll_overlap, error)
+        manifest, began_there = self._manifest(connection.system), None
+        overlap = clock_rules.overlap(manifest.poll_overlap, error)
         since, brought = None if fetched_through is None else fetched_through - overlap, Brought()
         async with self._open_client(connection) as client:
             async for page in client.pages(external_type, since):
@@ -140,6 +141,9 @@ class Poller:
                     brought.add(record.external_id for record in page.records)
                 async with self._pool.connection() as conn:
                     await fetches.brought(conn, connection, external_type, whole, began)
+                began_there = began_there or page.date
+                if manifest.polls_in_order and _is_later(page, began_there):
+                    break  # what happens while we read is the next poll's: a busy system has no last page
         if since is None:
             await self._doubt_missing(connection, external_type, brought, began)
 
@@ -204,6 +208,16 @@ async def settle(conn: Conn, org_id: str | None = None, connection: str | None =
     values = {"org": org_id, "connection": connection, "consumer": APPLIER, "topic": INBOUND}
     async with conn.transaction():
         await conn.execute(_SQL["settle_marks"], values)
+
+
+def _is_later(page: Page, began_there: datetime | None) -> bool:
+    """Whether a page reaches what happened after the poll began, by their clock, whose `Date` is cut to the second.
+
+    Times in their future tell nothing: there may be any number of them, and they stay there.
+    """
+    if page.through is None or page.date is None or began_there is None:
+        return False
+    return began_there + clock_rules.GRAIN < page.through <= page.date + clock_rules.GRAIN
 
 
 def _reach(positions: dict[int, int], places: Iterable[Place]) -> None:

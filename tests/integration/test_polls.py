@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 from psycopg.rows import dict_row
 
 from connectors import emulators, registry
+from connectors.contract import ExternalRecord, Op, Page
 from streams import clock, resources, topics
 from streams.chunks import Chunk
 from streams.inbound import fetching, late_references, polls, publish, schedule
@@ -620,3 +621,33 @@ async def test_the_timestamps_of_pulls_and_pushes_are_shown(parish):
             parish.org, f"p{n}", state, at + timedelta(minutes=n),
         )  # fmt: skip
     assert (await shown())["lastPushExternalSyncTimestamp"] == at + timedelta(minutes=2, microseconds=-1)
+
+
+class Busy:
+    """A client of a system in which something happens before every page."""
+
+    def __init__(self, client, number) -> None:
+        self._client, self._began, self._number = client, datetime.now(UTC), number
+
+    async def pages(self, external_type, _):
+        for n in itertools.count():
+            at = self._began + timedelta(seconds=n)
+            fact = ExternalRecord(external_type, f"x{n}", Op.UPDATE, at, {"firstName": f"P{n:02}"}, at.isoformat())
+            self._number.append(n)
+            yield Page([fact], at, date=at)
+
+
+@pytest.mark.covers("C3", "F126")
+async def test_a_poll_of_a_system_that_is_never_at_rest_ends_and_the_next_one_goes_on(parish):
+    numbers = []
+
+    @asynccontextmanager
+    async def busy(_):
+        yield Busy(None, numbers)
+
+    in_order = replace(manifest("mock-sync-server"), polls_in_order=True)
+    poller = Poller(parish.opened.app, parish.publisher, lambda _: in_order, busy, now=clock.now)
+    polled = await parish.poll(poller=poller)
+    assert (polled.error, numbers) == ("", [0, 1, 2])
+    checkpoint = await parish.checkpoint()
+    assert checkpoint["fetched_through"] <= polled.through
