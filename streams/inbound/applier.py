@@ -115,11 +115,12 @@ class Applier:
                 grouped[each.event.org_id, each.event.connection, each.event.external_type].append(each)
             else:
                 _bury(applied, each, Problem("webhook_unreadable", "the adapter cannot read the webhook's body"))
+        senders = {(org_id, name) for org_id, name, _ in grouped}
+        clocks = {sender: await clock_errors.measured(conn, *sender) for sender in sorted(senders)}
         units = []
         for (org_id, name, external_type), events in grouped.items():
-            clock = await clock_errors.measured(conn, org_id, name)
             try:
-                unit = self._unit(known.get((org_id, name)), name, external_type, clock)
+                unit = self._unit(known.get((org_id, name)), name, external_type, clocks[org_id, name])
             except Problem as problem:
                 for each in events:
                     _bury(applied, each, problem)

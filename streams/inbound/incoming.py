@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -40,6 +41,18 @@ class Incoming:
     raw: bytes = b""
     ahead: timedelta = _NOTHING
     verdict: str = ""
+
+    def as_row(self) -> dict[str, Json]:
+        """What the tables of events that cannot be applied yet keep of it; `Waiting` reads it back."""
+        event = self.event
+        return {
+            "event_id": event.event_id.hex(),
+            "external_id": event.external_id,
+            "value": base64.b64encode(self.raw).decode(),
+            "position": self.position,
+            "occurred_at": event.occurred_at,
+            "received_at": event.received_at,
+        }
 
     @property
     def written_at(self) -> datetime:

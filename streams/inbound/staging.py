@@ -6,7 +6,6 @@ removal of what it applied in one transaction. In the ledger a staged event coun
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -15,7 +14,6 @@ import orjson
 import structlog
 from psycopg import AsyncConnection
 
-from schemas import events
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.waiting import Waiting
 from streams.store import queries
@@ -30,18 +28,7 @@ _log = structlog.get_logger("inbound.staging")
 
 async def stage(conn: Conn, unit: Unit, incoming: Sequence[Incoming], now: datetime) -> None:
     """Keep these events of one type, as far as they are newer than what is kept."""
-    rows = [
-        {
-            "external_id": each.event.external_id,
-            "event_id": each.event.event_id.hex(),
-            "value": base64.b64encode(each.raw).decode(),
-            "position": each.position,
-            "occurred_at": each.event.occurred_at,
-            "received_at": each.event.received_at,
-        }
-        for each in incoming
-    ]
-    if rows:
+    if rows := [each.as_row() for each in incoming]:
         await conn.execute(_SQL["stage"], {**unit.scope, "rows": orjson.dumps(rows).decode(), "now": now})
 
 
@@ -69,8 +56,7 @@ class Staging(Waiting):
             staged = await cursor.fetchall()
             if not staged:
                 return 0
-            await self._codec.learn(value for value, _, _ in staged)
-            found = [Incoming(events.decode(self._codec, value), position=at, raw=value) for value, at, _ in staged]
+            found = await self._read((value, at, "") for value, at, _ in staged)
             # Removed first: what cannot go on yet after all is staged anew.
             await conn.execute(_SQL["unstage"], {**scope, "ids": [event_id for _, _, event_id in staged]})
             await self._apply(conn, found)

@@ -8,7 +8,6 @@ the decision. What is kept is in no ledger yet, so applying it is the plain way 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,6 @@ import orjson
 import structlog
 from psycopg import AsyncConnection
 
-from schemas import events
 from schemas.fields import Json
 from streams.inbound import folding
 from streams.inbound.incoming import Incoming, Unit
@@ -49,7 +47,7 @@ async def screen(
     deletes = [each for each in incoming if not each.verdict and _takes_away(unit, loaded, newest, each)]
     kept: set[bytes] = {each.event.event_id for each in dropped}
     if deletes and (hold := await _admit(conn, unit, len({each.event.external_id for each in deletes}), now)):
-        await _run(conn, unit, "hold", [_row(each) for each in deletes], hold=hold)
+        await _run(conn, unit, "hold", [each.as_row() for each in deletes], hold=hold)
         kept |= {each.event.event_id for each in deletes}
     entries = [folding.entry(each.event, "ignored", "mass_delete_dropped") for each in dropped]
     return [each for each in incoming if each.event.event_id not in kept], entries
@@ -108,18 +106,6 @@ async def _run(conn: Conn, unit: Unit, name: str, rows: Sequence[Row], **values:
         await conn.execute(_SQL[name], {**unit.scope, **values, "rows": orjson.dumps(rows).decode()})
 
 
-def _row(each: Incoming) -> Row:
-    event = each.event
-    return {
-        "event_id": event.event_id.hex(),
-        "external_id": event.external_id,
-        "value": base64.b64encode(each.raw).decode(),
-        "position": each.position,
-        "occurred_at": event.occurred_at,
-        "received_at": event.received_at,
-    }
-
-
 class Decided(Waiting):
     """The service that applies deletes about which a person decided, or which are no question any more; made as
     `Waiting` is."""
@@ -137,11 +123,7 @@ class Decided(Waiting):
             decided = await cursor.fetchall()
             if not decided:
                 return 0
-            await self._codec.learn(value for _, value, _, _ in decided)
+            found = await self._read((value, at, verdict) for _, value, at, verdict in decided)
             await conn.execute(_SQL["released"], {"ids": [event_id for event_id, *_ in decided]})
-            found = [
-                Incoming(events.decode(self._codec, value), position=at, raw=value, verdict=verdict)
-                for _, value, at, verdict in decided
-            ]
             await self._apply(conn, found)
         return len(decided)

@@ -9,9 +9,8 @@ event.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,7 +62,7 @@ async def hold(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incomi
             unknown.discard(event.external_id)  # what follows finds the entity that this one makes
             going_on.append(each)
             continue
-        rows.append(_row(each, waits_for))
+        rows.append(each.as_row() | {"waits_for": waits_for})
     if rows:
         again = min((each.since + ANY_WITHIN for each in found if each.since + ANY_WITHIN > now), default=now + AGAIN)
         await _keep(conn, unit, rows, again, now)
@@ -72,25 +71,13 @@ async def hold(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incomi
 
 async def put_off(conn: Conn, unit: Unit, each: Incoming, now: datetime) -> None:
     """Keep an event whose row somebody else has; nobody else waits for it."""
-    await _keep(conn, unit, [_row(each, [])], now + LOCKED, now)
+    await _keep(conn, unit, [each.as_row() | {"waits_for": []}], now + LOCKED, now)
 
 
 async def _keep(conn: Conn, unit: Unit, rows: list[dict[str, Any]], again: datetime, now: datetime) -> None:
     values = {**unit.scope, "rows": orjson.dumps(rows).decode(), "again": again, "now": now}
     await conn.execute(_SQL["wait"], values)
     _log.info("events_wait", org=unit.org_id, connection=unit.connection.name, count=len(rows))
-
-
-def _row(each: Incoming, waits_for: list[str]) -> dict[str, Any]:
-    event = each.event
-    return {
-        "event_id": event.event_id.hex(),
-        "external_id": event.external_id,
-        "waits_for": waits_for,
-        "value": base64.b64encode(each.raw).decode(),
-        "position": each.position,
-        "received_at": event.received_at,
-    }
 
 
 def _root(unit: Unit, loaded: Loaded, each: Incoming) -> dict[str, Any]:
@@ -148,8 +135,16 @@ class Waiting:
             due = await cursor.fetchall()
             if not due:
                 return 0
-            await self._codec.learn(value for _, value, _ in due)
+            found = await self._read((value, at, "") for _, value, at in due)
             await conn.execute(_SQL["released"], {"ids": [event_id for event_id, _, _ in due]})
-            found = [Incoming(events.decode(self._codec, value), position=at, raw=value) for _, value, at in due]
             await self._apply(conn, found)
         return len(due)
+
+    async def _read(self, kept: Iterable[tuple[bytes, str | None, str]]) -> list[Incoming]:
+        """The events that were kept, in order, of (record's value, position, what a person decided)."""
+        rows = list(kept)
+        await self._codec.learn(value for value, _, _ in rows)
+        return [
+            Incoming(events.decode(self._codec, value), position=at, raw=value, verdict=verdict)
+            for value, at, verdict in rows
+        ]
