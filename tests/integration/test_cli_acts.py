@@ -326,3 +326,37 @@ def test_another_organisation_changes_nothing(syncline, document, admin):
     assert "connection_unknown" in syncline(*other, "connections", "set", "clinic", "--option", "2", code=1)
     assert "connection_unknown" in syncline(*other, "resync", "clinic", code=1)
     assert "id_unknown" in syncline(*other, "push", person, "--connection", "clinic", code=1)
+
+
+def test_a_key_is_shown_once_and_revoked(syncline, document, admin):
+    admin.execute("delete from sync.api_key")
+    syncline("connect", document, "--name", "clinic")
+    made = syncline("keys", "create", "etl", "--connection", "clinic", "--json")
+    assert made["key"].startswith("slk_")
+    assert "key_exists" in syncline("keys", "create", "etl", code=1)
+    assert "connection_unknown" in syncline("keys", "create", "other", "--connection", "nowhere", code=1)
+    (listed,) = syncline("keys", "list", "--json")
+    assert (listed["name"], listed["connection"], listed["revoked_at"]) == ("etl", "clinic", None)
+    assert made["key"] not in syncline("keys", "list")
+    syncline("keys", "revoke", "etl")
+    assert syncline("keys", "list", "--json")[0]["revoked_at"]
+    assert "key_unknown" in syncline("keys", "revoke", "other", code=1)
+
+
+def test_a_webhook_secret_is_rotated_with_an_overlap(syncline, document):
+    syncline("connect", document, "--name", "clinic")
+    before = syncline("connections", "webhook", "clinic", "--json")
+    after = syncline("webhook", "rotate", "clinic", "--overlap", "2", "--json")
+    assert after["url"] == before["url"]
+    assert after["secret"] != before["secret"]
+    shown = syncline("webhook", "show", "clinic", "--json")
+    assert [(each["secret"], each["valid"], each["until"] is None) for each in shown["secrets"]] == [
+        ("webhook_secret/1", True, False), ("webhook_secret/2", True, True),
+    ]  # fmt: skip
+    assert shown["subscription"] is None
+    assert before["secret"] not in syncline("webhook", "show", "clinic")
+    syncline("webhook", "rotate", "clinic", "--overlap", "0")
+    assert [each["valid"] for each in syncline("webhook", "show", "clinic", "--json")["secrets"]] == [False, True]
+    assert "value_invalid" in syncline("webhook", "rotate", "clinic", "--overlap", "3000", code=1)
+    syncline("disconnect", "clinic", "--yes")
+    assert "not_connected" in syncline("webhook", "rotate", "clinic", code=1)
