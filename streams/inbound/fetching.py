@@ -36,6 +36,7 @@ def wish(event: InboundEvent) -> Row:
         "connection": event.connection,
         "org_id": event.org_id,
         "reason": {"hint": "hint", "delete": "delete"}.get(event.op, "partial"),
+        "polled_from": event.occurred_at if event.source == "poll" else None,
     }
 
 

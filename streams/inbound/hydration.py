@@ -28,7 +28,7 @@ from schemas.events import InboundEvent
 from schemas.problems import Problem
 from streams.inbound import dead_letters
 from streams.inbound.incoming import Incoming
-from streams.inbound.publish import Publisher, Sender, event_of
+from streams.inbound.publish import Place, Publisher, Sender, event_of
 from streams.rules import hydration as rules
 from streams.rules.breakers import Breaker
 from streams.rules.hydration import Again, Found, GiveUp, Gone, Next, Tries
@@ -205,15 +205,18 @@ class Hydrator:
     async def _record(self, connection: Connection, reads: Sequence[Read]) -> None:
         """Make durable what was read, then settle: in this order nothing is lost."""
         now, sender = self._now(), Sender(connection.org_id, connection.name, connection.system)
+        gone = [_place(each) for each in reads if isinstance(each.next, Gone)]
         async with self._pool.connection() as conn:
             ahead = (await clock_errors.measured(conn, connection.org_id, connection.name)).ahead
-        found = [record for each in reads if (record := _fact(each, ahead)) is not None]
+            known = await fetches.known_at(conn, connection, gone)
+        found = [record for each in reads if (record := _fact(each, ahead, known.get(_place(each)))) is not None]
         facts = [event_of(record, sender, source="fetch", received_at=now) for record in found]
-        await self._publisher.publish(facts)
+        reached = _reached(facts, await self._publisher.publish(facts))
         letters = [await self._letter(sender, each) for each in reads if isinstance(each.next, GiveUp)]
         stops = [each.error for each in reads if isinstance(each.next, rules.Stop) and each.error]
         async with self._pool.connection() as conn, conn.transaction():
             await fetches.settle(conn, connection, [_row(each, now) for each in reads])
+            await fetches.mark(conn, connection, reached)
             await dead_letters.write(conn, letters, now)
             for error in stops[:1]:
                 reason = f"{error.code}: {error.cause}"
@@ -257,13 +260,26 @@ def _kind(error: Exception) -> str:
     return type(error).__name__
 
 
-def _fact(read: Read, ahead: timedelta) -> ExternalRecord | None:
-    """What the read is an event of, if any; `ahead` is how far their clock is ahead of ours."""
+def _place(read: Read) -> tuple[str, str]:
+    return read.claim.external_type, read.claim.external_id
+
+
+def _reached(facts: Sequence[InboundEvent], places: Sequence[Place]) -> dict[str, dict[int, int]]:
+    """External type -> partition -> the offset after what was published there."""
+    reached: dict[str, dict[int, int]] = {}
+    for fact, place in zip(facts, places, strict=True):
+        of_type = reached.setdefault(fact.external_type, {})
+        of_type[place.partition] = max(of_type.get(place.partition, 0), place.offset + 1)
+    return reached
+
+
+def _fact(read: Read, ahead: timedelta, known_at: datetime | None) -> ExternalRecord | None:
+    """What the read is an event of, if any; see `rules.gone_at`."""
     match read.next:
         case Found():
             return read.record
         case Gone(at):
-            return ExternalRecord(read.claim.external_type, read.claim.external_id, Op.DELETE, at + ahead)
+            return ExternalRecord(*_place(read), Op.DELETE, rules.gone_at(at, ahead=ahead, known_at=known_at))
         case _:
             return None
 

@@ -17,6 +17,7 @@ BURST = 50
 """More pending reads of one type than this are one poll."""
 POLL_PAUSE = timedelta(seconds=5)
 """Between two polls that are made for reads: each reads its overlap again."""
+_TICK = timedelta(milliseconds=1)
 CONFIRM_AFTER = timedelta(seconds=5)
 """How long a record must be missing at least before it is gone."""
 
@@ -77,6 +78,18 @@ def after_answer(*, found: bool, tries: Tries, read_lag: timedelta, now: datetim
     if tries.missed_at is not None and now >= confirmed_at:
         return Gone(missed_at)
     return Again(confirmed_at, Tries(missed_at=missed_at))
+
+
+def gone_at(at: datetime, *, ahead: timedelta, known_at: datetime | None) -> datetime:
+    """When a record went, by their clock, which tells nothing of it: later than every state of it that we know.
+
+    Args:
+        at: when it was missed first.
+        ahead: how far their clock is ahead of ours.
+        known_at: their time of the newest state that we know.
+    """
+    theirs = at + ahead
+    return known_at + _TICK if known_at is not None and known_at >= theirs else theirs
 
 
 def after_failure(

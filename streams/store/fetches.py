@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -69,6 +69,27 @@ async def settle(conn: Conn, connection: Connection, rows: Sequence[Row]) -> Non
     """Store what came of claims; one that another worker took over is left alone."""
     if rows:
         await conn.execute(_SQL["settle"], _scope(connection) | {"rows": orjson.dumps(rows).decode()})
+
+
+async def known_at(
+    conn: Conn, connection: Connection, records: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], datetime]:
+    """(external type, id) -> their time of the newest state that we know, of those that are linked."""
+    if not records:
+        return {}
+    rows = [{"external_type": kind, "external_id": external_id} for kind, external_id in sorted(records)]
+    cursor = await conn.execute(_SQL["known_at"], _scope(connection) | {"rows": orjson.dumps(rows).decode()})
+    return {(kind, external_id): at async for kind, external_id, at in cursor}
+
+
+async def mark(conn: Conn, connection: Connection, reached: Mapping[str, Mapping[int, int]]) -> None:
+    """What was read is applied when `inbound.events` is: external type -> partition -> the offset after it."""
+    if reached:
+        marks = [
+            {"external_type": kind, "positions": {str(partition): offset for partition, offset in at.items()}}
+            for kind, at in sorted(reached.items())
+        ]
+        await conn.execute(_SQL["mark"], _scope(connection) | {"rows": orjson.dumps(marks).decode()})
 
 
 async def brought(

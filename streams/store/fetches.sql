@@ -3,12 +3,14 @@
 -- want --
 -- A read that is under way was perhaps too early: it does not count for this event. One that failed, or found nothing,
 -- keeps its time.
-insert into sync.fetch_intent as f (external_id, external_type, connection, org_id, reason, wanted_at, not_before)
-select r.external_id, r.external_type, r.connection, r.org_id, r.reason, %(now)s, %(now)s
-from json_to_recordset(%(rows)s::json) as r(external_id text, external_type text, connection text, org_id text, reason text)
+insert into sync.fetch_intent as f (external_id, external_type, connection, org_id, reason, polled_from, wanted_at, not_before)
+select r.external_id, r.external_type, r.connection, r.org_id, r.reason, r.polled_from, %(now)s, %(now)s
+from json_to_recordset(%(rows)s::json) as r(external_id text, external_type text, connection text, org_id text, reason text,
+  polled_from timestamptz)
 order by r.external_id, r.external_type, r.connection, r.org_id
 on conflict (external_id, external_type, connection, org_id) do update set
   wanted_seq = f.wanted_seq + 1, wanted_at = excluded.wanted_at, reason = excluded.reason,
+  polled_from = least(case when f.wanted_seq > f.done_seq then f.polled_from end, excluded.polled_from),
   not_before = case when f.wanted_seq > f.done_seq then f.not_before else excluded.not_before end,
   error_code = case when f.wanted_seq > f.done_seq then f.error_code end,
   error_cause = case when f.wanted_seq > f.done_seq then f.error_cause end
@@ -53,6 +55,22 @@ from (select *, %(org)s::text as org_id, %(connection)s::text as connection
         error_cause text) offset 0) r
 where f.external_id = r.external_id and f.external_type = r.external_type and f.connection = r.connection
   and f.org_id = r.org_id and f.lease_until = r.lease_until
+
+-- known_at --
+-- Their time of the newest state that we know of these records.
+select l.external_type, l.external_id, s.external_updated_at
+from (select *, %(org)s::text as org_id, %(connection)s::text as connection
+      from json_to_recordset(%(rows)s::json) as j(external_type text, external_id text) offset 0) r
+join sync.external_link l on l.external_id = r.external_id and l.connection = r.connection and l.external_type = r.external_type
+  and l.org_id = r.org_id and l.part = '' and l.deleted_at is null
+join sync.link_state s on s.org_id = l.org_id and s.link_id = l.id
+where s.external_updated_at is not null
+
+-- mark --
+-- `applied_through` waits until what was read is applied.
+insert into sync.poll_mark (org_id, connection, external_type, positions)
+select %(org)s, %(connection)s, r.external_type, r.positions
+from json_to_recordset(%(rows)s::json) as r(external_type text, positions jsonb)
 
 -- brought --
 -- A poll brought these records, and began after they were asked for.

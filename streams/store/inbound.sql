@@ -293,7 +293,10 @@ failed as (
     from sync.dead_letter where source = %(topic)s and state = 'open' and headers ? 'occurred_at'
     union all
     select org_id, connection, detail ->> 'external_type', (detail ->> 'occurred_at')::timestamptz
-    from sync.review where kind in ('constraint', 'match') and closed_at is null) f
+    from sync.review where kind in ('constraint', 'match') and closed_at is null
+    union all
+    select org_id, connection, external_type, polled_from from sync.fetch_intent
+    where wanted_seq > done_seq and polled_from is not null) f
   group by org_id, connection, external_type)
 update sync.checkpoint c set applied_through = greatest(c.applied_through, least(r.through, f.at - interval '1 microsecond'))
 from reached r left join failed f using (org_id, connection, external_type)

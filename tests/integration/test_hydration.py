@@ -14,7 +14,8 @@ from psycopg_pool import AsyncConnectionPool
 from connectors.contract import CreateTier, ExternalRecord, Op
 from connectors.errors import Ambiguous, Rejected, Unauthorized
 from schemas import events
-from streams.inbound import publish
+from streams import topics
+from streams.inbound import polls, publish
 from streams.inbound.hydration import LEASE, Hydrator
 from streams.rules.clock_errors import Measured
 from streams.rules.hydration import BURST
@@ -358,3 +359,48 @@ async def test_a_delete_that_was_found_out_is_told_by_their_clock(reading):
     await reading.read()
     (fact,) = reading.topic.facts
     assert fact.occurred_at == missed_at - timedelta(minutes=30)
+
+
+@pytest.mark.covers("F145")
+@pytest.mark.parametrize("known_s", [-10, 0, 30])
+async def test_a_delete_that_was_found_out_is_later_than_all_we_know_of_the_record(reading, known_s):
+    """Also where their clock is ahead of ours and nobody has measured it."""
+    known_at = reading.out.now + timedelta(seconds=known_s)
+    await reading.both.hear(reading.both.event("x1", {"firstName": "Ann"}, known_at, external_version="7"))
+    assert await reading.names() == ["Ann"]
+    await reading.hint("x1")
+    await reading.read()
+    reading.wait(20)
+    await reading.read()
+    (gone,) = reading.topic.facts
+    assert gone.occurred_at > known_at
+    await reading.apply()
+    assert await reading.names() == []
+
+
+@pytest.mark.covers("C13", "F053", "F131")
+async def test_what_a_poll_brought_in_part_holds_applied_through_until_it_is_read_and_applied(reading):
+    at = reading.out.now
+    scope = (reading.out.org, reading.out.name, reading.both.kind)
+    await reading.both.rows(
+        "insert into sync.checkpoint (org_id, connection, external_type, fetched_through) values (%s, %s, %s, %s)",
+        *scope, at,
+    )  # fmt: skip
+
+    async def through():
+        async with reading.pool.connection() as conn:
+            await polls.settle(conn, *scope[:2])
+        (row,) = await reading.both.rows("select applied_through from sync.checkpoint where org_id = %s", scope[0])
+        return row["applied_through"]
+
+    part = reading.both.event("x1", {"firstName": "A"}, at - timedelta(minutes=2), source="poll", complete=False)
+    await reading.both.hear(part)
+    assert await through() == at - timedelta(minutes=2, microseconds=1)
+    reading.holds(firstName="Ann")
+    await reading.read()
+    assert await through() < at, "it is read, and on its way to the applier"
+    await reading.both.rows(
+        "insert into sync.progress (consumer, topic, partition, next_offset) values (%s, %s, 0, 1)",
+        polls.APPLIER, topics.INBOUND,
+    )  # fmt: skip
+    assert await through() == at
