@@ -2,9 +2,10 @@
 
 Four types share this code, one for each create tier: `sim-keyed` honours an `Idempotency-Key`, `sim-client-id` takes
 the id we choose, `sim-search` can only be asked for our marker, and that late, `sim-none` cannot be asked at all.
+A fifth, `sim-nested`, is keyed, gives the items of its lists ids of its own, and knows a write by PUT only.
 
     POST   /v1/{kind}            create, 201 {"data": record}; `Idempotency-Key` (sim-keyed)
-    PUT    /v1/{kind}/{id}       create or replace (sim-client-id)
+    PUT    /v1/{kind}/{id}       create (sim-client-id) or replace (sim-nested)
     PATCH  /v1/{kind}/{id}       the given fields; `If-Match: VERSION` refuses with 412 when it is older
     DELETE /v1/{kind}/{id}       204, 404 when it is gone
     GET    /v1/{kind}/{id}       {"data": record}
@@ -30,7 +31,7 @@ from typing import Any
 
 import httpx
 
-from connectors.contract import CreateTier, ExternalRecord
+from connectors.contract import CreateTier, ExternalRecord, Manifest
 from connectors.sim import records
 from connectors.sim.client import SimClient
 from connectors.sim.fields import MANIFEST, MARKER
@@ -42,11 +43,11 @@ class Sim:
 
     settings = SimSettings
 
-    def __init__(self, tier: CreateTier) -> None:
-        name = f"sim-{tier.value.replace('_', '-')}"
+    def __init__(self, tier: CreateTier, manifest: Manifest = MANIFEST, name: str = "") -> None:
+        name = name or f"sim-{tier.value.replace('_', '-')}"
         marker = MARKER if tier is CreateTier.SEARCH else ""
-        aggregates = tuple(replace(each, marker=marker) for each in MANIFEST.aggregates)
-        self.manifest = replace(MANIFEST, name=name, title=f"Sim ({name[4:]})", create_tier=tier, aggregates=aggregates)
+        aggregates = tuple(replace(each, marker=marker) for each in manifest.aggregates)
+        self.manifest = replace(manifest, name=name, title=f"Sim ({name[4:]})", create_tier=tier, aggregates=aggregates)
 
     def open(self, settings: Any, http: httpx.AsyncClient) -> SimClient:
         """The client of one connection."""

@@ -43,6 +43,7 @@ class SimClient:
     def __init__(self, manifest: Manifest, settings: SimSettings, http: httpx.AsyncClient) -> None:
         self.batch_size = settings.batch_size
         self._tier = manifest.create_tier
+        self._whole = manifest.writes_whole_record
         self._conditional = settings.conditional
         self._paging = settings.paging
         self._page_size = settings.page_size
@@ -65,8 +66,7 @@ class SimClient:
                 if self._tier is CreateTier.KEYED:
                     headers["idempotency-key"] = write.key
             case Op.UPDATE:
-                method = "PATCH"
-                body = {key: value for key, value in write.payload.items() if not write.changed or key in write.changed}
+                method, body = self._update(write)
                 if self._conditional and write.version:
                     headers["if-match"] = write.version
             case Op.DELETE:
@@ -75,6 +75,12 @@ class SimClient:
                 raise ValueError("a merge is told, never written")
         frozen = {"method": method, "path": path, "headers": headers, "body": body}
         return orjson.dumps(frozen, option=orjson.OPT_SORT_KEYS)
+
+    def _update(self, write: Write) -> tuple[str, dict[str, Any]]:
+        if self._whole:
+            return "PUT", {**write.payload, MARKER: write.entity_id}
+        wanted = write.changed or write.payload.keys()
+        return "PATCH", {key: value for key, value in write.payload.items() if key in wanted}
 
     async def send(self, bodies: Sequence[bytes]) -> Sequence[Outcome]:
         """One write as a request of its own, several through the batch endpoint; one outcome each."""

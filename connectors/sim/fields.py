@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from connectors import webhook
@@ -11,6 +12,8 @@ from schemas.fields import Aggregate, Field, MatchRule, Part
 CAMPUSES, HOUSEHOLDS, PEOPLE, REFERRALS = "campuses", "households", "people", "referrals"
 MARKER = "external_ref"
 _OWN = (MARKER, "deleted")
+
+HOUSEHOLD_MEMBER = "household_member"
 
 _EMAIL = Part("email", "person_id", "emails", (Field("address", "address"), Field("label", "label")))
 _PHONE = Part("phone_number", "person_id", "phone_numbers", (Field("number", "number"), Field("label", "label")))
@@ -72,3 +75,26 @@ MANIFEST = Manifest(
     webhook_scheme=webhook.STANDARD,
     subscribes=True,
 )
+
+
+def _with_ids(part: Part) -> Part:
+    """A list whose items have ids of theirs, and keep none of ours."""
+    return replace(part, id_field="", external_id="id", external_type=part.external, bookkeeping=("updated_at",))
+
+
+_MEMBER = Part(
+    HOUSEHOLD_MEMBER,
+    "household_id",
+    "members",
+    (Field("person_id", "person.id", references="person"), Field("role", "role")),
+)
+
+NESTED = replace(
+    MANIFEST,
+    aggregates=tuple(
+        replace(each, parts=tuple(map(_with_ids, (*each.parts, *((_MEMBER,) if each.root == "household" else ())))))
+        for each in MANIFEST.aggregates
+    ),
+    writes_whole_record=True,
+)
+"""Of the sim whose records hold others: items have ids, households have members, a write replaces the whole record."""

@@ -21,6 +21,7 @@ import orjson
 from connectors.contract import CreateTier
 from connectors.emulators.outbox import Subscriber
 from connectors.emulators.world import JSON, Call, Reply, World, reply
+from connectors.sim import items
 from connectors.sim.fields import CAMPUSES, HOUSEHOLDS, MARKER, PEOPLE, REFERRALS
 from connectors.sim.records import WEBHOOK_TYPE
 from schemas.fields import Json
@@ -50,6 +51,8 @@ class SimServer:
 
     own_faults: ClassVar[Collection[str]] = ("reject", "equal-timestamps")
     tier: ClassVar[CreateTier] = CreateTier.KEYED
+    nested: ClassVar[bool] = False
+    """Items of lists have ids, and a write replaces the whole record."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -144,8 +147,10 @@ class SimServer:
                 told = self._keyed(kind, body, call)
             case "PUT" if self.tier is CreateTier.CLIENT_ID and record_id:
                 told = self._create(kind, record_id, body)
-            case "PATCH":
-                told = self._patch(kind, record_id, body, call.headers.get("if-match"))
+            case "PUT" if self.nested and record_id:
+                told = self._edit(kind, record_id, body, call.headers.get("if-match"))
+            case "PATCH" if not self.nested:
+                told = self._edit(kind, record_id, body, call.headers.get("if-match"))
             case "DELETE":
                 gone = self._remove(kind, record_id)
                 return Reply(204 if gone else 404, b"", {}, kind, (record_id,))
@@ -185,13 +190,16 @@ class SimServer:
         record = self._store(kind, record_id, body, announce=True)
         return reply(201, {"data": record}, kind=kind, keys=(record_id,))
 
-    def _patch(self, kind: str, record_id: str, body: Item, if_match: str | None) -> Reply:
+    def _edit(self, kind: str, record_id: str, body: Item, if_match: str | None) -> Reply:
         held = self._records[kind].get(record_id)
         if held is None:
             return _refuse(404, "there is no such record", kind=kind, marker=record_id)
         if if_match is not None and if_match != str(held["version"]):
             return _refuse(412, "the record has changed since", kind=kind, marker=record_id)
-        return reply(200, {"data": self._store(kind, record_id, body, announce=True)}, kind=kind, keys=(record_id,))
+        if self.nested and items.ids(body) - items.ids(held):
+            return _refuse(422, "an item has an id that is none of this record's", kind=kind, marker=record_id)
+        record = self._store(kind, record_id, body, announce=True, whole=self.nested)
+        return reply(200, {"data": record}, kind=kind, keys=(record_id,))
 
     def _get(self, kind: str, record_id: str, call: Call) -> Reply:
         records = self._records[kind]
@@ -277,14 +285,15 @@ class SimServer:
         self._world.outbox.subscribe(made)
         return reply(201, {"data": _subscription(made)})
 
-    def _store(self, kind: str, record_id: str, fields: Item, *, announce: bool) -> Item:
+    def _store(self, kind: str, record_id: str, fields: Item, *, announce: bool, whole: bool = False) -> Item:
+        fields = items.numbered(fields, self._new_id) if self.nested else fields
         again = self._world.faults.draw(("equal-timestamps",), f"/v1/{kind}") is not None
         stamp = self._world.clock.stamp(again=again)
         before = self._records[kind].get(record_id) or self._deleted[kind].pop(record_id, {"version": 0})
         version = int(before["version"]) + 1
         before = {} if before.get("deleted") else before
         own = {"id": record_id, "version": version, "updated_at": stamp.isoformat(timespec="milliseconds")}
-        record = {MARKER: None, **before, **fields, **own}
+        record = {MARKER: None, **({} if whole else before), **fields, **own}
         self._records[kind][record_id] = record
         self._made.setdefault(record_id, stamp)
         if record[MARKER]:

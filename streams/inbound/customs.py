@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def count(decision: Decision, theirs: Theirs, agreed: Agreed) -> bool:
-    """Whether an event's custom fields are news. Of two events of one instant that differ in them alone, the later to
-    come is."""
+    """Whether what an event tells beside the document is news: custom fields, and which item is whose. Of two events of
+    one instant that differ in them alone, the later to come is."""
     if theirs.deleted or decision.hidden:
         return False
     if decision.kind is not Kind.DROP:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from schemas.events import InboundEvent
 from schemas.fields import Document, Json
-from streams.inbound import customs
+from streams.inbound import customs, part_links
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.reading import Loaded, Record
 from streams.rules import alternation, conflicts, echoes, mapping, payloads, references, typeids
@@ -62,7 +62,13 @@ class Entity:
 
 @dataclass(slots=True)
 class Track:
-    """One record while its events are folded."""
+    """One record while its events are folded.
+
+    Args:
+        part_ids: (part type, their id of an item) -> the id of our part.
+        items_told: an event that counts told of the items they hold.
+        changed_parts: keys of parts whose items are not as they were.
+    """
 
     record: Record
     entity: Entity | None = None
@@ -73,6 +79,9 @@ class Track:
     unresolved: dict[str, Json] = field(default_factory=dict)
     correct: bool = False
     alive_there: bool = False
+    part_ids: dict[tuple[str, str], str] = field(default_factory=dict)
+    items_told: bool = False
+    changed_parts: set[str] = field(default_factory=set)
     recreate: bool = False
 
 
@@ -115,6 +124,7 @@ class _Fold:
         track = Track(record, received_at=received, unresolved=dict(record.unresolved))
         if rows is not None:
             track.entity = _entity(self._unit, self._loaded, entity_id, rows)
+            track.part_ids = part_links.known(self._loaded, track)
         return track
 
     def _one(self, track: Track, each: Incoming) -> tuple[str, str]:
@@ -129,9 +139,10 @@ class _Fold:
         lately = self._loaded.pushed.get(track.entity.id, Counter())
         decision = alternation.stop(decision, ours, theirs, agreed, lately)
         if decision.kind is not Kind.DROP:
-            self._advance(track, each, decision)
+            self._advance(track, each, decision, reading)
             self._note(track, each, decision, ours)
         if customs.count(decision, theirs, agreed):
+            part_links.note(self._unit, track, reading, agreed.base or {})
             customs.keep(self._unit, track.entity, each, reading)
         return echoes.ledger_entry(decision), decision.reason
 
@@ -159,7 +170,8 @@ class _Fold:
         decision = conflicts.decide(None, theirs, Agreed(), self._unit.terms)
         entity_id = typeids.derived(self._unit.root.prefix, event.received_at, event.event_id)
         track.entity = Entity(entity_id, {}, {}, each.written_at, made=True)
-        self._advance(track, each, decision)
+        part_links.note(self._unit, track, reading, {})
+        self._advance(track, each, decision, reading)
         customs.keep(self._unit, track.entity, each, reading)
         return "applied", "created"
 
@@ -205,11 +217,12 @@ class _Fold:
             known=known,
             our_id=self._loaded.our_id,
             new_id=lambda kind, place: typeids.derived(kind, event.received_at, event.event_id, kind, str(place)),
+            part_ids=track.part_ids,
         )
         payloads.check_times(reading.document, self._unit.times)
         return reading
 
-    def _advance(self, track: Track, each: Incoming, decision: Decision) -> None:
+    def _advance(self, track: Track, each: Incoming, decision: Decision, reading: Reading) -> None:
         """The state after a decision that was not to drop the event."""
         record, entity, event = track.record, track.entity, each.event
         if entity is None:
@@ -235,15 +248,19 @@ class _Fold:
         track.alive_there = event.op != "delete"
         if track.alive_there:
             track.questions.pop("deleted_at", None)
-            track.unresolved = self._keep_unresolved(track, each)
+            track.unresolved = self._keep_unresolved(track, each, reading)
 
-    def _keep_unresolved(self, track: Track, each: Incoming) -> dict[str, Json]:
+    def _keep_unresolved(self, track: Track, each: Incoming, reading: Reading) -> dict[str, Json]:
         """References to records we do not know yet. Ours must not go out over them: what they hold counts as ours."""
         missing = references.unresolved(self._unit.aggregate, each.payload, self._loaded.our_id)
         base, entity = track.record.state.base, track.entity
         if base is not None and entity is not None:
             base |= {name: entity.document.get(name) for name in missing}
-        return {name: list(reference) for name, reference in missing.items()}
+        within = references.unresolved_in_items(self._unit.aggregate, reading.items, self._loaded.our_id)
+        for key, name in (place.split(".") for place in within):
+            if base is not None and entity is not None and base.get(key) and entity.document.get(key):
+                base[key] = base[key] | {name: entity.document[key].get(name)}
+        return {name: list(reference) for name, reference in (missing | within).items()}
 
     def _note(self, track: Track, each: Incoming, decision: Decision, ours: Ours) -> None:
         entity_id, event_id = track.record.entity_id, each.event.event_id.hex()
@@ -318,14 +335,24 @@ def _write(entity: Entity, decision: Decision, event: InboundEvent, at: datetime
             entity.edited_at[key] = at
         if "/" not in key:
             entity.modified_at = max(entity.modified_at, at)
-    entity.document = merged(entity.document, decision.write)
+    write = {key: _with_hidden(entity, key, value) for key, value in decision.write.items()}
+    entity.document = merged(entity.document, write)
     entity.seen = merged(entity.seen, decision.write)  # what is theirs, they can represent
-    entity.write |= decision.write
+    entity.write |= write
     if decision.delete or decision.revive:
         entity.deleted = entity.deleted_there = entity.marked = decision.delete
         entity.modified_at = max(entity.modified_at, at)
     if decision.taken or decision.delete or decision.revive or entity.made:
         entity.last = event
+
+
+def _with_hidden(entity: Entity, key: str, value: Json) -> Json:
+    """A part as they told it, with what of ours they cannot represent: a reference to something they lack."""
+    ours, seen = entity.document.get(key), entity.seen.get(key)
+    if "/" not in key or not (value and ours and seen):
+        return value
+    hidden = {name: held for name, held in ours.items() if held is not None and seen.get(name) is None}
+    return value | {name: held for name, held in hidden.items() if value.get(name) is None}
 
 
 def open_differences(track: Track) -> frozenset[str]:

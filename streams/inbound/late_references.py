@@ -28,7 +28,11 @@ _log = structlog.get_logger("inbound.references")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A reference that can be resolved now: `entity_id.field` is to be `target`."""
+    """A reference that can be resolved now: `entity_id.field` is to be `target`.
+
+    Args:
+        field: of the root, or of a part: `household_member/household_member_01h….person_id`.
+    """
 
     org_id: str
     connection: str
@@ -61,7 +65,9 @@ async def resolve(conn: Conn, now: datetime) -> int:
 
 
 async def _settle(conn: Conn, each: Waiting, now: datetime) -> None:
-    named = {"org": each.org_id, "link": each.link, "field": each.field, "target": each.target}
+    key, _, name = each.field.rpartition(".")
+    path = [key, name] if key else [name]
+    named = {"org": each.org_id, "link": each.link, "field": each.field, "target": each.target, "path": path}
     filled = await _fill(conn, each)
     await conn.execute(_SQL["settle_reference"], named)
     await conn.execute(_SQL["hold_reference"], named)
@@ -81,12 +87,15 @@ async def _settle(conn: Conn, each: Waiting, now: datetime) -> None:
 
 async def _fill(conn: Conn, each: Waiting) -> bool:
     """Write the field if it is empty. The row says it came from there unless a push of it is open."""
+    key, _, name = each.field.rpartition(".")
+    table, _, part_id = key.partition("/") if key else (each.entity_type, "", each.entity_id)
     statement = sql.SQL(
         "update {table} t set {field} = %(target)s, origin_event = %(event)s, modified_at = t.modified_at,"
-        " origin = case when exists (select from sync.push_intent p where p.org_id = t.org_id and p.entity_id = t.id"
-        " and p.connection = %(connection)s and p.state not in ('DONE', 'DEAD')) then 'local' else %(connection)s end"
+        " origin = case when exists (select from sync.push_intent p where p.org_id = t.org_id"
+        " and p.entity_id = %(root)s and p.connection = %(connection)s and p.state not in ('DONE', 'DEAD'))"
+        " then 'local' else %(connection)s end"
         " where t.org_id = %(org)s and t.id = %(id)s and coalesce({field}, %(target)s) = %(target)s"
-    ).format(table=sql.Identifier("canon", each.entity_type), field=sql.Identifier(each.field))
-    values = {"org": each.org_id, "id": each.entity_id, "connection": each.connection}
+    ).format(table=sql.Identifier("canon", table), field=sql.Identifier(name))
+    values = {"org": each.org_id, "id": part_id, "root": each.entity_id, "connection": each.connection}
     cursor = await conn.execute(statement, {**values, "target": each.target, "event": each.event})
     return cursor.rowcount == 1

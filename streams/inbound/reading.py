@@ -15,7 +15,9 @@ import orjson
 from psycopg import AsyncConnection, sql
 
 from schemas.fields import Document, Json
+from streams.inbound import part_links
 from streams.inbound.incoming import Incoming, Unit
+from streams.inbound.part_links import PartLink
 from streams.rules import alternation, references
 from streams.rules.alternation import Pushed
 from streams.rules.references import Reference
@@ -86,6 +88,7 @@ class Loaded:
         questions: entity id -> fields with an open question.
         pushed: entity id -> what our pushes lately replaced, where there were any.
         received: entity id -> when the last event of the instant we know was received.
+        part_links: entity id -> links of its parts.
         our_ids, their_ids: other entities, by (entity type, id of the one side) -> id of the other.
     """
 
@@ -98,6 +101,7 @@ class Loaded:
     received: dict[str, datetime] = field(default_factory=dict)
     our_ids: dict[Reference, str] = field(default_factory=dict)
     their_ids: dict[Reference, str] = field(default_factory=dict)
+    part_links: dict[str, list[PartLink]] = field(default_factory=dict)
 
     def our_id(self, kind: str, theirs: str) -> str | None:
         """Our id of another entity."""
@@ -126,7 +130,9 @@ async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: 
 async def adopt(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incoming], is_our_id: IsOurId) -> None:
     """Read and lock also the entities that records were matched with since."""
     more = {r.entity_id for r in loaded.records.values() if r.entity_id} - loaded.rows.keys()
-    loaded.rows |= await aggregates.read(conn, unit.aggregate, unit.org_id, more, lock=True)
+    loaded.rows |= await aggregates.read(
+        conn, unit.aggregate, unit.org_id, more, lock=True, custom_of=unit.connection.name
+    )
     loaded.pushed = {}
     await _load_about(conn, unit, incoming, loaded, is_our_id)
 
@@ -139,6 +145,7 @@ async def _load_about(conn: Conn, unit: Unit, incoming: Sequence[Incoming], load
         await _load_removed_parts(conn, unit, incoming, loaded)
         await _load_ties(conn, unit, incoming, loaded)
         await _load_pushes(conn, unit, incoming, loaded)
+    await part_links.load(conn, unit, loaded)
     await _load_references(conn, unit, incoming, loaded, is_our_id)
 
 

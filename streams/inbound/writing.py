@@ -13,7 +13,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from schemas.fields import Json, Part
-from streams.inbound import customs
+from streams.inbound import customs, part_links
 from streams.inbound.folding import Entity, Folded, Track, open_differences, view
 from streams.inbound.incoming import Unit
 from streams.inbound.reading import Loaded, Record
@@ -35,6 +35,7 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     _read_back(unit, loaded, folded, written)
     moved = [track for track in folded.tracks if track.state_moved]
     await _save_links(conn, unit, folded, now)
+    await part_links.save(conn, unit, loaded, folded, now)
     await _run(conn, unit, "save_states", [state_of(track) for track in moved], now)
     await _run(conn, unit, "save_losers", folded.losers, now)
     await _save_questions(conn, unit, loaded, moved, now)

@@ -184,12 +184,12 @@ class Claims:
         return {entity_id: Event(each.id, _as_rows_of(each)) for entity_id, each in told.items()}
 
     async def _links(self, conn: Conn, claims: Iterable[Claim], rows: Mapping[str, Rows]) -> dict[str, Linked]:
-        """The links of the roots and of what they refer to."""
+        """The links of the roots, of their parts and of what they refer to."""
         ids = {claim.entity_id for claim in claims} | self._references(claims, rows)
         cursor = await conn.execute(_SQL["links_and_states"], self._key | {"ids": sorted(ids)})
         return {
-            entity_id: Linked(external_id, rev, base or {}, open_fields or {}, version)
-            async for entity_id, external_id, rev, base, version, open_fields in cursor
+            entity_id: Linked(external_id, rev, base or {}, open_fields or {}, version, _unresolved(metadata))
+            async for entity_id, external_id, rev, base, version, open_fields, metadata in cursor
         }
 
     def _references(self, claims: Iterable[Claim], rows: Mapping[str, Rows]) -> set[str]:
@@ -198,6 +198,8 @@ class Claims:
             if row := rows.get(claim.entity_id):
                 aggregate = self._manifest.aggregate(claim.external_type)
                 found.update(entity_id for _, entity_id in references.in_rows(aggregate, row.root, row.parts))
+                items = (part.entity_type for part in aggregate.parts if part.external_id)
+                found.update(str(each["id"]) for kind in items for each in row.parts.get(kind, ()))
         return found
 
     async def _merged_there(self, conn: Conn, writes: Sequence[tuple[Claim, Planned]]) -> set[str]:
@@ -227,6 +229,10 @@ class Claims:
         """When an intent of this lane is ready next."""
         row = await (await conn.execute(_SQL["next_due"], self._key)).fetchone()
         return row[0] if row else None
+
+
+def _unresolved(noted: dict[str, list[str]] | None) -> dict[str, str]:
+    return {place: theirs for place, (_, theirs) in (noted or {}).items()}
 
 
 def _as_rows_of(event: push_events.NextEvent) -> Rows:

@@ -89,6 +89,7 @@ class Linked:
 
     Args:
         open_fields: what a person has yet to decide: key -> what they hold.
+        unresolved: references of theirs to what we do not know, see `mapping.to_payload`.
     """
 
     external_id: str
@@ -96,6 +97,7 @@ class Linked:
     base: Document
     open_fields: Mapping[str, Json]
     version: str | None = None
+    unresolved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,12 @@ def plan_write(
     link = links.get(claim.entity_id)
     aggregate = manifest.aggregate(claim.external_type)
     ids_are_ours = manifest.create_tier is CreateTier.CLIENT_ID
+    items = {part.entity_type for part in aggregate.parts if part.external_id}
 
-    def external_id(_: str, entity_id: str) -> str | None:
+    def external_id(kind: str, entity_id: str) -> str | None:
         if entity_id in links:
             return links[entity_id].external_id
-        return entity_id if ids_are_ours else None
+        return entity_id if ids_are_ours and kind not in items else None
 
     write = _Build(claim, aggregate, link, connection, external_id, manifest.writes_whole_record, event)
     if rows is None or rows.deleted:
@@ -216,7 +219,9 @@ class _Build:
         """What is sent of the chosen fields, with what the write would erase there otherwise: their custom fields and
         the mapped fields that were not chosen."""
         custom = rows.custom(self.connection.name) if rows else {}
-        full = mapping.to_payload(self.aggregate, document, self.external_id, custom)
+        full = mapping.to_payload(
+            self.aggregate, document, self.external_id, custom, self.link.unresolved if self.link else {}
+        )
         full = custom_fields.given_back(full, custom.get("", {}), whole=self.whole)
         return full if self.whole else {key: full[key] for key in chosen}
 

@@ -68,14 +68,16 @@ def to_payload(
     doc: Document,
     external_id: ExternalId,
     custom: Mapping[str, Mapping[str, Json]] = _NOTHING,
+    unresolved: Mapping[str, str] = _NOTHING,
 ) -> dict[str, Json]:
     """Their payload of a document. A reference to something they do not have is left out.
 
     Args:
         custom: part key -> their own fields of the part, which go back to them: a list is written as a whole.
+        unresolved: `field` or `part key.field` -> their id of what it refers to over there and we do not know.
     """
     payload: dict[str, Json] = {}
-    _write(aggregate.fields, doc, payload, external_id)
+    _write(aggregate.fields, doc, payload, external_id, unresolved)
     for part in aggregate.parts:
         items = []
         for key in sorted(key for key in doc if key.startswith(f"{part.entity_type}/")):
@@ -85,7 +87,7 @@ def to_payload(
             item: dict[str, Json] = {part.id_field: part_id} if part.id_field else {}
             if part.external_id and (theirs := external_id(part.entity_type, part_id)):
                 _put(item, part.external_id, theirs)
-            _write(part.fields, doc[key], item, external_id)
+            _write(part.fields, doc[key], item, external_id, unresolved, f"{key}.")
             items.append(custom_fields.given_back(item, custom.get(key, {})))
         _put(payload, part.external, items)
     return payload
@@ -136,9 +138,16 @@ def view(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> Docume
 
     aggregate = _by_our_ids(aggregate)
     payload = to_payload(aggregate, doc, remember)
-    return from_payload(
-        aggregate, payload, known=doc, our_id=lambda kind, theirs: back.get((kind, theirs)), new_id=_no_new_part
+    found = from_payload(
+        aggregate, payload, known={}, our_id=lambda kind, theirs: back.get((kind, theirs)), new_id=_no_new_part
     )
+    for part in aggregate.parts:
+        # A part is one unit: what they cannot hold of it is empty there.
+        empty = {each.canonical: None for each in part.fields if each.references}
+        for key in found if empty else ():
+            if key.startswith(f"{part.entity_type}/"):
+                found[key] = {name: None for name in empty if name in doc[key]} | found[key]
+    return found
 
 
 @cache
@@ -177,13 +186,24 @@ def _no_new_part(part_type: str, place: int) -> str:
     raise AssertionError(f"a part of our own has no id: {part_type} {place}")
 
 
-def _write(fields: Iterable[Field], doc: Mapping[str, Json], into: dict[str, Json], external_id: ExternalId) -> None:
+def _write(
+    fields: Iterable[Field],
+    doc: Mapping[str, Json],
+    into: dict[str, Json],
+    external_id: ExternalId,
+    unresolved: Mapping[str, str],
+    place: str = "",
+) -> None:
     for field in fields:
         if field.canonical not in doc:
             continue
         value = doc[field.canonical]
-        if field.references and value is not None and (value := external_id(field.references, value)) is None:
-            continue
+        if field.references:
+            theirs = external_id(field.references, value) if value is not None else None
+            theirs = theirs or unresolved.get(place + field.canonical)
+            if theirs is None and value is not None:
+                continue
+            value = theirs
         _put(into, field.external, value)
 
 

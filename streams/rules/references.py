@@ -45,6 +45,19 @@ def unresolved(aggregate: Aggregate, payload: Mapping[str, Json], our_id: OurId)
     return missing
 
 
+def unresolved_in_items(
+    aggregate: Aggregate, items: Mapping[str, Mapping[str, Json]], our_id: OurId
+) -> dict[str, Reference]:
+    """The same of items in lists, by their part keys: `household_member/household_member_01h….person_id`."""
+    found: dict[str, Reference] = {}
+    pointing = {part.entity_type: [f for f in part.fields if f.references] for part in aggregate.parts}
+    for key, item in items.items():
+        for field in pointing[key.partition("/")[0]]:
+            single = Aggregate(aggregate.external_type, aggregate.root, (field,))
+            found |= {f"{key}.{name}": each for name, each in unresolved(single, item, our_id).items()}
+    return found
+
+
 def part_ids(aggregate: Aggregate, payload: Mapping[str, Json]) -> set[str]:
     """Keys (`email/email_01h…`) of the parts that a payload names by our ids."""
     read = mapping.from_payload(

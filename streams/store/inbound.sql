@@ -81,6 +81,20 @@ select %(org)s, r.id, %(connection)s, %(type)s, r.external_id, %(entity_type)s, 
 from json_to_recordset(%(rows)s::json) as r(id text, external_id text, entity_id text, made_by text)
 order by r.entity_id
 
+-- part_links --
+-- The links of items in their records' lists, of these roots.
+select l.sync_key, l.entity_type, l.entity_id, l.id, l.external_type, l.external_id, l.part
+from sync.external_link l
+where l.sync_key = any(%(keys)s) and l.org_id = %(org)s and l.connection = %(connection)s
+  and l.external_type = any(%(types)s) and l.part <> '' and l.deleted_at is null
+
+-- save_part_links --
+insert into sync.external_link (org_id, id, connection, external_type, external_id, part, entity_type, entity_id, sync_key, made_by)
+select %(org)s, r.id, %(connection)s, r.external_type, r.external_id, r.part, r.entity_type, r.entity_id, r.sync_key, 'inbound'
+from json_to_recordset(%(rows)s::json) as r(id text, external_type text, external_id text, part text, entity_type text,
+  entity_id text, sync_key text)
+order by r.entity_id
+
 -- save_gone --
 -- Records that they deleted before we knew them, each as a link that is closed already: the tombstone of their id.
 insert into sync.external_link (org_id, connection, external_type, external_id, entity_type, sync_key, made_by, deleted_at)
@@ -242,7 +256,7 @@ where org_id = %(org)s and id = %(link)s
 
 -- hold_reference --
 -- They hold the reference, as far as we know: it is what their record said.
-update sync.link_state set rev = rev + 1, base = jsonb_set(base, array[%(field)s], to_jsonb(%(target)s::text))
+update sync.link_state set rev = rev + 1, base = jsonb_set(base, %(path)s::text[], to_jsonb(%(target)s::text))
 where org_id = %(org)s and link_id = %(link)s
 
 -- checkpoint --

@@ -18,7 +18,13 @@ where l.external_id = any(%(ids)s) and l.external_type = %(type)s and l.connecti
 order by l.id for update
 
 -- relink --
-update sync.external_link set external_id = %(into)s where id = %(link)s and org_id = %(org)s
+-- The items of its lists are items of the record that is left.
+update sync.external_link l set
+  external_id = case when l.id = %(link)s then %(into)s else l.external_id end,
+  part = case when l.id = %(link)s then l.part else %(into)s end
+from sync.external_link root
+where root.id = %(link)s and root.org_id = %(org)s and l.org_id = %(org)s and l.connection = %(connection)s
+  and l.sync_key = root.sync_key and l.deleted_at is null and (l.id = %(link)s or l.part = %(old)s)
 
 -- forget_times --
 -- The state is the old record's: of the one that is left nothing is too old to be heard. What they held is our best guess.
@@ -26,7 +32,10 @@ update sync.link_state set rev = rev + 1, external_version = null, external_upda
 where link_id = %(link)s and org_id = %(org)s
 
 -- close --
-update sync.external_link set deleted_at = %(now)s where id = %(link)s and org_id = %(org)s
+update sync.external_link l set deleted_at = %(now)s
+from sync.external_link root
+where root.id = %(link)s and root.org_id = %(org)s and l.org_id = %(org)s and l.connection = %(connection)s
+  and l.sync_key = root.sync_key and l.deleted_at is null and (l.id = %(link)s or l.part = %(old)s)
 
 -- save --
 insert into sync.link_alias as a (org_id, connection, external_type, external_id, into_id, entity_id, merged_at, event_id)

@@ -6,7 +6,7 @@
 -- Which of these roots are linked where, or about to be by a push that a person selected: for rows the links table does
 -- not answer.
 select l.sync_key, l.connection from sync.external_link l
-where l.sync_key = any(%(keys)s) and l.deleted_at is null and l.entity_id is not null
+where l.sync_key = any(%(keys)s) and l.part = '' and l.deleted_at is null and l.entity_id is not null
 union
 select p.sync_key, p.connection from sync.push_intent p
 where p.entity_id = any(%(ids)s) and p.sync_key = any(%(keys)s) and p.state not in ('DONE', 'DEAD')
@@ -70,7 +70,8 @@ update sync.push_intent set lease_until = %(now)s where state = 'SENDING' and sl
 -- links_and_states --
 select l.entity_id, l.external_id, s.rev, s.base, s.external_version,
        (select jsonb_object_agg(c.field, c.theirs) from sync.conflict c where c.org_id = l.org_id and c.connection = l.connection
-          and c.entity_id = l.entity_id and c.resolved_at is null)
+          and c.entity_id = l.entity_id and c.resolved_at is null),
+       l.link_metadata -> 'unresolved'
 from sync.external_link l left join sync.link_state s on s.org_id = l.org_id and s.link_id = l.id
 where l.org_id = %(org)s and l.connection = %(connection)s and l.entity_id = any(%(ids)s) and l.deleted_at is null
 
@@ -159,7 +160,8 @@ where rev_before is not null and rev_before is distinct from sent.link_rev and p
 
 -- unlink --
 update sync.external_link set deleted_at = %(now)s, link_metadata = link_metadata || '{"deleted_by_us": true}'
-where org_id = %(org)s and connection = %(connection)s and entity_id = any(%(ids)s) and deleted_at is null
+where org_id = %(org)s and connection = %(connection)s and deleted_at is null
+  and (entity_id = any(%(ids)s) or part <> '' and sync_key = any(array(select %(org)s || '/' || i from unnest(%(ids)s::text[]) i)))
 
 -- dead_letters --
 insert into sync.dead_letter (org_id, connection, source, record_key, position, code, cause)

@@ -89,7 +89,8 @@ def payload(aggregate: Aggregate, n: int, values: Json = None) -> dict[str, Json
         item: dict[str, Json] = {}
         for field in part.fields:
             put(item, field.external, sample(field, part.entity_type, n))
-        put(item, part.id_field, f"{part.entity_type}_{n:026d}")
+        if part.id_field:
+            put(item, part.id_field, f"{part.entity_type}_{n:026d}")
         put(content, part.external, [item])
     return content
 

@@ -40,6 +40,7 @@ def test_what_is_pointed_at_comes_first_and_parts_follow_their_root():
     assert model.load().order == (
         "campus",
         "household",
+        "household_member",
         "person",
         "address",
         "email",
@@ -54,6 +55,7 @@ def test_shipped_fields():
     assert shipped == {
         "campus": ["name", "code", "city", "country"],
         "household": ["name", "campus_id"],
+        "household_member": ["household_id", "person_id", "role"],
         "person": [
             "first_name", "middle_name", "last_name", "birth_date", "gender",
             "household_id", "campus_id", "membership_status", "national_id",
