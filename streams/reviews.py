@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
 
 from schemas.fields import Json
@@ -17,7 +17,7 @@ from schemas.problems import Problem
 from streams import queues
 from streams.queues import By
 from streams.redrives import Republish
-from streams.store import queries
+from streams.store import connections, queries
 
 Conn = AsyncConnection[Any]
 Row = dict[str, Any]
@@ -72,6 +72,31 @@ async def close(conn: Conn, by: By, number: int, note: str | None = None) -> Non
         await queues.audit(conn, by, "review.close", str(number), kind=row["kind"], connection=row["connection"])
 
 
+async def decide(conn: Conn, by: By, number: int, entity_id: str | None, note: str | None = None) -> None:
+    """Say who a record is that only a person can match: that entity of ours, or, with None, somebody new.
+
+    A worker applies the kept event accordingly (`streams.inbound.answers`), and whatever they say of the record after.
+
+    Raises:
+        Problem: `review_unknown`, `review_closed`, `review_decided`, `not_decidable`, `decision_invalid`, `id_unknown`,
+            `link_taken`.
+    """
+    async with conn.transaction():
+        row = await _open(conn, by, number)
+        if row["kind"] != "match":
+            raise Problem("not_decidable", f"the review item {number} is about no match", "Retry it, or close it.")
+        connection = await connections.load_connection(conn, by.org_id, row["connection"])
+        if entity_id is None and connection.option == 2:
+            cause = f"nobody is made from records of {connection.name}: we are the source of truth"
+            raise Problem("decision_invalid", cause, "Link it with one of ours, or close it.")
+        await _check_entity(conn, by, row, entity_id)
+        decision = "new" if entity_id is None else "link"
+        values = {"id": number, "decision": decision, "entity": entity_id, "now": by.now, "actor": by.actor}
+        await conn.execute(_SQL["decide"], values | {"note": note})
+        detail = {"connection": row["connection"], "decision": decision, "entity_id": entity_id}
+        await queues.audit(conn, by, "review.decide", str(number), **detail)
+
+
 async def retry(conn: Conn, by: By, number: int, republish: Republish | None) -> None:
     """Publish the event of an item once more; the item closes when the event, or a later one, is applied.
 
@@ -101,7 +126,26 @@ async def _open(conn: Conn, by: By, number: int) -> Row:
     if found[0]["closed_at"] is not None:
         who = f" by {found[0]['closed_by']}" if found[0]["closed_by"] else ": a later event was applied"
         raise Problem("review_closed", f"the review item {number} was closed{who}", "There is nothing left to do.")
+    if found[0]["decision"] is not None:
+        cause = f"the review item {number} was decided by {found[0]['decided_by']}, and is about to be applied"
+        raise Problem("review_decided", cause, "What was decided cannot be taken back.")
     return found[0]
+
+
+async def _check_entity(conn: Conn, by: By, row: Row, entity_id: str | None) -> None:
+    """Nobody else may be that record, nor that record somebody else."""
+    if entity_id is not None:
+        table = sql.Identifier("canon", row["entity_type"])
+        statement = sql.SQL("select 1 from {} where org_id = %s and id = %s and deleted_at is null for share")
+        if not (await conn.execute(statement.format(table), (by.org_id, entity_id))).rowcount:
+            cause = f"{by.org_id} has no living {row['entity_type']} {entity_id!r}"
+            raise Problem("id_unknown", cause, "Give an id of ours, such as one of the candidates.")
+    place = {"org": by.org_id, "connection": row["connection"], "external_type": row["external_type"]}
+    about = {"external_id": row["subject"], "type": row["entity_type"], "entity": entity_id}
+    for link in await queues.rows(conn, "links", place | about):
+        if (link["external_id"], link["entity_id"]) not in ((row["subject"], entity_id), (row["subject"], None)):
+            cause = f"{link['entity_id']} and {link['external_id']} of {row['connection']} are linked already"
+            raise Problem("link_taken", cause, "See `syncline why`.")
 
 
 def _unknown(org_id: str, number: int) -> Problem:

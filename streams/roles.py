@@ -18,6 +18,7 @@ from streams.agents import AgentSpec
 from streams.inbound import publish
 from streams.inbound.agents import NAME as APPLY
 from streams.inbound.agents import ApplyAgent
+from streams.inbound.answers import Answered
 from streams.inbound.applier import Applier
 from streams.inbound.hydration import Hydrator
 from streams.inbound.polls import Poller
@@ -84,7 +85,7 @@ async def work(settings: Settings, roles: Sequence[str]) -> int:
             agents.append(_applying(resources, applier, dispatcher.wake))
             services += [
                 service(resources.applier, resources.codec, applier.apply, now=clock.now)
-                for service in (Waiting, Staging, Decided)
+                for service in (Waiting, Staging, Decided, Answered)
             ]
         if "dispatch" in roles:
             services.append(dispatcher)

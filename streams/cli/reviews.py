@@ -16,13 +16,22 @@ Number = Annotated[int, typer.Argument(metavar="ID", help="Number of the item.")
 def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
-        help="See what was refused or has no partner, and try it again.", no_args_is_help=True, rich_markup_mode=None
+        help="See what was refused, is in doubt or has no partner, and decide it.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
     )
     group.command(
         "list", epilog=examples("syncline reviews list", "syncline reviews list --connection clinic --kind constraint")
     )(list_)
     group.command("show", epilog=examples("syncline reviews show 12", "syncline reviews show 12 --payload"))(show_)
     group.command("retry", epilog=examples("syncline reviews retry 12"))(retry)
+    one = "person_01h45ytscbebyvny4gc8cr8ma2"
+    group.command(
+        "decide",
+        epilog=examples(
+            f"syncline reviews decide 12 --link {one}", "syncline reviews decide 12 --new --note 'her twin'"
+        ),
+    )(decide)
     group.command("close", epilog=examples("syncline reviews close 12 --note 'a test record of theirs'"))(close)
     app.add_typer(group, name="reviews")
 
@@ -55,7 +64,7 @@ def list_(
         "subject": "RECORD", "rule": "RULE",
     }  # fmt: skip
     if closed:
-        columns |= {"closed_at": "CLOSED", "closed_by": "BY", "note": "NOTE"}
+        columns |= {"closed_at": "CLOSED", "closed_by": "BY", "decision": "DECISION", "note": "NOTE"}
     rules = [row | {"rule": row["detail"].get("constraint")} for row in rows]
     show.table(columns, rules, empty="There is nothing to look at.")
 
@@ -83,6 +92,8 @@ def show_(
         return
     detail = row.pop("detail")
     show.pairs({name: value for name, value in (row | detail).items() if value is not None})
+    if row["kind"] == "match" and not (row["closed_at"] or row["decision"]):
+        show.say(f"→ syncline reviews decide {number} --link ENTITY_ID, or --new")
     if payload:
         show.say("")
         show.as_json(record)
@@ -101,7 +112,7 @@ def retry(number: Number, as_json: session.Json = False) -> None:
     async def work() -> None:
         async with session.database(loaded) as conn:
             row = await reviews.show(conn, session.org(loaded), number)
-            if not row["can_retry"] or row["closed_at"]:
+            if not row["can_retry"] or row["closed_at"] or row["decision"]:
                 await reviews.retry(
                     conn, session.by(loaded), number, None
                 )  # says why not; Kafka is not needed for that
@@ -113,6 +124,38 @@ def retry(number: Number, as_json: session.Json = False) -> None:
         show.as_json({"id": number, "state": "retried"})
     else:
         show.say(f"The event of {number} is on its way again; see `syncline reviews list`.")
+
+
+def decide(
+    number: Number,
+    *,
+    link: Annotated[
+        str | None, typer.Option("--link", metavar="ENTITY_ID", help="It is this one of ours: link the two.")
+    ] = None,
+    new: Annotated[bool, typer.Option("--new", help="It is none of ours: make one.")] = False,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for those who ask later.")] = None,
+    as_json: session.Json = False,
+) -> None:
+    """Say who a record is that was matched in doubt.
+
+    What was kept of it is applied accordingly in a moment, and nobody is asked about the record again.
+    """
+    from streams import reviews
+
+    if (link is not None) is new:
+        raise typer.BadParameter("say who it is: either --link ENTITY_ID or --new")
+    loaded = session.settings()
+
+    async def work() -> None:
+        async with session.database(loaded) as conn:
+            await reviews.decide(conn, session.by(loaded), number, link, note)
+
+    session.run(work())
+    if as_json:
+        show.as_json({"id": number, "state": "decided", "decision": "new" if new else "link", "entity_id": link})
+    else:
+        who = f"is {link}" if link else "is somebody new"
+        show.say(f"The record of {number} {who}; it is applied in a moment.")
 
 
 def close(

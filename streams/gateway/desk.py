@@ -21,6 +21,7 @@ from streams.gateway.desk_shapes import (
     CaseOut,
     CloseIn,
     CountOut,
+    DecideIn,
     LostOut,
     OpenOut,
     ResolvedOut,
@@ -140,6 +141,16 @@ async def list_reviews(
 async def show_review(number: Number, given: Given) -> ReviewOut:
     """One review item."""
     async with given.pool.connection() as conn:
+        return ReviewOut.model_validate(await reviews.show(conn, given.settings.org_id, number))
+
+
+@router.post("/reviews/{number}/decide", status_code=202, responses=_DECIDED)
+async def decide_review(number: Number, body: DecideIn, given: Given) -> ReviewOut:
+    """Say who a record is that only a person can match; its event is applied accordingly in a moment."""
+    if (body.link is not None) is body.new:
+        raise Problem("choice_invalid", "a record is one of ours or new", "Send either `link` or `new`.")
+    async with given.pool.connection() as conn:
+        await reviews.decide(conn, _by(given), number, body.link, body.note)
         return ReviewOut.model_validate(await reviews.show(conn, given.settings.org_id, number))
 
 

@@ -155,9 +155,21 @@ class ReviewOut(BaseModel):
     detail: dict[str, Any] = Field(description="constraint: the rule that refused it, and the event.")
     can_retry: bool
     created_at: datetime
+    decision: Literal["link", "new"] | None = Field(description="Of a match: one of ours, or somebody new.")
+    entity_id: str | None = Field(description="The one of ours that it is, as a person decided.")
+    decided_at: datetime | None
+    decided_by: str | None
     closed_at: datetime | None
     closed_by: str | None
     note: str | None
+
+
+class DecideIn(Input):
+    """Who a record is: `link` with an id of ours, or `new`."""
+
+    link: Key | None = Field(None, description="Our id of the record that it is.")
+    new: bool = Field(default=False, description="It is none of ours: make one.")
+    note: Note | None = None
 
 
 class CloseIn(Input):

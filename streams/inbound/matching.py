@@ -7,7 +7,7 @@ same new person at one moment come one after the other, so that the second finds
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +15,11 @@ import orjson
 from psycopg import AsyncConnection, sql
 
 from schemas.fields import Document, Json
-from streams.inbound import reading, refusals
+from streams.inbound import answers, reading, refusals
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.reading import IsOurId, Loaded, Record
 from streams.rules import mapping, matching
-from streams.rules.matching import Candidate, Key, Match
+from streams.rules.matching import Answer, Candidate, Key, Match
 from streams.store import aggregates, queries
 from streams.store.canon import match_key
 
@@ -49,13 +49,14 @@ async def match(conn: Conn, unit: Unit, loaded: Loaded, incoming: Sequence[Incom
         return Matched(list(incoming))
     documents = {external_id: _document(unit, each) for external_id, each in newest.items()}
     keys = await _keys(conn, unit, documents)
-    if not keys:
+    given = await answers.read(conn, unit, loaded, newest)
+    if not (keys or given):
         return Matched(list(incoming))
-    found = await _decide(conn, unit, documents, keys)
+    found = await _decide(conn, unit, documents, keys, given)
     adopted = {external_id: each.entity_id for external_id, each in found.items() if each.entity_id}
     for external_id, entity_id in adopted.items():
         loaded.records[external_id].entity_id = entity_id
-        loaded.records[external_id].made_by = "match"
+        loaded.records[external_id].made_by = "person" if external_id in given else "match"
     if adopted:
         await reading.adopt(conn, unit, loaded, incoming, is_our_id)
     matched = Matched([])
@@ -110,35 +111,53 @@ async def _keys(conn: Conn, unit: Unit, documents: Mapping[str, Document]) -> di
 
 
 async def _decide(
-    conn: Conn, unit: Unit, documents: Mapping[str, Document], keys: Mapping[str, Sequence[Key]]
+    conn: Conn,
+    unit: Unit,
+    documents: Mapping[str, Document],
+    keys: Mapping[str, Sequence[Key]],
+    given: Mapping[str, Answer],
 ) -> dict[str, Match]:
+    """Who the records are that have keys, or about which a person decided."""
     wanted = {key for mine in keys.values() for key in mine}
     rows = [{"rule": rule, "key": key} for rule, key in sorted(wanted)]
     await conn.execute(_SQL["lock"], {"org": unit.org_id, "rows": _json(rows)})
     named = await _named(conn, unit, wanted)
-    ids = sorted({entity_id for found in named.values() for entity_id in found})
-    entities = await aggregates.read(conn, unit.aggregate, unit.org_id, ids, lock=True) if ids else {}
-    linked: dict[str, str] = {}
-    if ids:
-        linked = {ours: theirs async for ours, theirs in await conn.execute(_SQL["linked"], {**unit.scope, "ids": ids})}
+    ids = {entity_id for found in named.values() for entity_id in found}
+    living = await _living(conn, unit, ids | {each.entity_id for each in given.values() if each.entity_id})
     twins = matching.twins(keys)
     decided: dict[str, Match] = {}
     taken: dict[str, str] = {}
-    for external_id, mine in keys.items():
-        by_entity = matching.by_entity((key, entity_id) for key in mine for entity_id in named.get(key, ()))
-        candidates = [
-            Candidate(entity_id, by, found.document(unit.aggregate), linked.get(entity_id))
-            for entity_id, by in by_entity.items()
-            if (found := entities.get(entity_id)) is not None and not found.deleted
-        ]
-        decision = matching.decide(unit.aggregate, unit.root, documents[external_id], candidates)
+    for external_id in documents:
+        mine, answer = keys.get(external_id, ()), given.get(external_id)
+        if not mine and answer is None:
+            continue
+        if answer is not None:
+            decision = matching.answered(answer, living.get(answer.entity_id or ""))
+        else:
+            by_entity = matching.by_entity((key, entity_id) for key in mine for entity_id in named.get(key, ()))
+            candidates = [replace(living[each], keys=by) for each, by in by_entity.items() if each in living]
+            decision = matching.decide(unit.aggregate, unit.root, documents[external_id], candidates)
         twin = taken.setdefault(decision.entity_id, external_id) if decision.entity_id else external_id
-        if twin == external_id and (decision.entity_id or unit.creates):
+        if twin == external_id and answer is None and (decision.entity_id or unit.creates):
             twin = twins.get(external_id, external_id)
         if twin != external_id and not decision.doubt:
             decision = Match(doubt="same_key_as", candidates=[{"external_id": twin}])
         decided[external_id] = decision
     return decided
+
+
+async def _living(conn: Conn, unit: Unit, ids: Collection[str]) -> dict[str, Candidate]:
+    """Those of these entities that are there, locked, each as a candidate that no key names yet."""
+    if not ids:
+        return {}
+    entities = await aggregates.read(conn, unit.aggregate, unit.org_id, ids, lock=True)
+    cursor = await conn.execute(_SQL["linked"], {**unit.scope, "ids": sorted(ids)})
+    linked = {ours: theirs async for ours, theirs in cursor}
+    return {
+        entity_id: Candidate(entity_id, frozenset(), found.document(unit.aggregate), linked.get(entity_id))
+        for entity_id, found in entities.items()
+        if not found.deleted
+    }
 
 
 async def _named(conn: Conn, unit: Unit, keys: Iterable[Key]) -> dict[Key, list[str]]:

@@ -10,6 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from schemas.entity_types import EntityType
 from schemas.fields import Aggregate, Document, Json, MatchRule
@@ -49,6 +50,23 @@ class Match:
     candidates: list[dict[str, Json]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person decided about a record that was in doubt.
+
+    Args:
+        entity_id: the one of ours that it is; None: somebody new.
+        told_at: their time of what was decided about.
+    """
+
+    entity_id: str | None
+    told_at: datetime
+
+    def holds(self, unlinked_at: datetime | None) -> bool:
+        """Whether it is still about that record: what was linked and unlinked since is a new question."""
+        return unlinked_at is None or self.told_at > unlinked_at
+
+
 def values(rule: MatchRule, document: Mapping[str, Json]) -> list[str]:
     """The values of a document that a rule takes for keys, as they are spelled there."""
     if not rule.part:
@@ -84,6 +102,22 @@ def decide(aggregate: Aggregate, root: EntityType, theirs: Document, candidates:
         return Match(doubt="several_candidates", candidates=told)
     linked = candidates[0].linked_to is not None
     return Match(doubt="candidate_linked" if linked else "contradiction", candidates=told)
+
+
+def answered(answer: Answer, candidate: Candidate | None) -> Match:
+    """What a person decided, as far as it can be: who is gone, or is another record since, is asked about again.
+
+    Args:
+        candidate: the entity that was named; None when none was, or it is no more.
+    """
+    if answer.entity_id is None:
+        return Match()
+    if candidate is None:
+        return Match(doubt="decided_gone", candidates=[{"entity_id": answer.entity_id}])
+    if candidate.linked_to is not None:
+        told: dict[str, Json] = {"entity_id": candidate.entity_id, "linked_to": candidate.linked_to}
+        return Match(doubt="candidate_linked", candidates=[told])
+    return Match(candidate.entity_id)
 
 
 def twins(records: Mapping[str, Iterable[Key]]) -> dict[str, str]:

@@ -229,7 +229,7 @@ where (v.detail ->> 'occurred_at')::timestamptz <= (excluded.detail ->> 'occurre
 
 -- close_reviews --
 -- What a rule of the user's tables refused, or nobody could match, has been applied since, in a later state.
-update sync.review set closed_at = %(now)s
+update sync.review set closed_at = %(now)s, closed_by = decided_by
 where org_id = %(org)s and connection = %(connection)s and kind in ('constraint', 'match') and subject = any(%(ids)s) and closed_at is null
   and detail ->> 'external_type' = %(type)s
 

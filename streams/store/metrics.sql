@@ -47,7 +47,8 @@ select org_id, connection, entity_type, count(*) as count, min(opened_at) as old
 from sync.conflict where resolved_at is null group by 1, 2, 3
 
 -- reviews --
-select org_id, connection, kind, count(*) as count from sync.review where closed_at is null group by 1, 2, 3
+select org_id, connection, kind, count(*) as count from sync.review where closed_at is null and decision is null
+group by 1, 2, 3
 
 -- losing_values --
 -- What a rule or a person decided.

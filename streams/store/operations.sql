@@ -20,10 +20,10 @@ select 'conflicts' as what, count(*) as open, extract(epoch from %(now)s - min(o
 from sync.conflict where org_id = %(org)s and resolved_at is null
 union all
 select 'reviews', count(*), extract(epoch from %(now)s - min(created_at))::float8
-from sync.review where org_id = %(org)s and closed_at is null
+from sync.review where org_id = %(org)s and closed_at is null and decision is null
 
 -- review_counts --
-select connection, count(*) as count from sync.review where org_id = %(org)s and closed_at is null group by 1
+select connection, count(*) as count from sync.review where org_id = %(org)s and closed_at is null and decision is null group by 1
 
 -- polls --
 select connection, external_type, fetched_through, applied_through, applied_through as "lastSuccessfulPollTimestamp",

@@ -2,11 +2,11 @@
 
 -- list --
 -- Without the record itself, which is personal data.
-select id, connection, kind, entity_type, subject, detail - 'payload' as detail, created_at, closed_at, closed_by, note,
-       value is not null as can_retry
+select id, connection, kind, entity_type, subject, detail - 'payload' as detail, created_at, decision, entity_id,
+       decided_at, decided_by, closed_at, closed_by, note, value is not null as can_retry
 from sync.review
 where org_id = %(org)s and (%(connection)s::text is null or connection = %(connection)s)
-  and (%(kind)s::text is null or kind = %(kind)s) and (%(all)s or closed_at is null)
+  and (%(kind)s::text is null or kind = %(kind)s) and (%(all)s or closed_at is null and decision is null)
   and (%(before)s::bigint is null or id < %(before)s) and (%(id)s::bigint is null or id = %(id)s)
 order by id desc limit %(limit)s
 
@@ -14,7 +14,12 @@ order by id desc limit %(limit)s
 select detail -> 'payload' as payload from sync.review where id = %(id)s and org_id = %(org)s
 
 -- lock --
-select kind, connection, subject, value, closed_at, closed_by from sync.review where id = %(id)s and org_id = %(org)s for update
+select kind, connection, entity_type, subject, detail ->> 'external_type' as external_type, value, decision, decided_by, closed_at, closed_by
+from sync.review where id = %(id)s and org_id = %(org)s for update
+
+-- decide --
+update sync.review set decision = %(decision)s, entity_id = %(entity)s, decided_at = %(now)s, decided_by = %(actor)s, note = %(note)s
+where id = %(id)s
 
 -- close --
 update sync.review set closed_at = %(now)s, closed_by = %(actor)s, note = %(note)s where id = %(id)s

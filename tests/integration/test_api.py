@@ -455,6 +455,31 @@ async def test_reviews_are_listed_tried_again_and_closed(client, asked, pool, da
     assert (await client.get(f"/v1/reviews/{item['id'] + 1}")).status_code == 404
 
 
+async def test_who_a_record_is_can_be_decided(client, asked, pool):
+    async with pool.connection() as conn:
+        await conn.execute(
+            """insert into sync.review (org_id, connection, kind, entity_type, subject, value, detail)
+               select 'org_main', 'clinic', kind, 'person', subject, 'avro', '{"external_type": "individual"}'
+               from (values ('match', 'x8'), ('match', 'x9'), ('constraint', 'x7')) v(kind, subject)"""
+        )
+    refused, new, link = (await client.get("/v1/reviews")).json()
+
+    async def decide(item, **body):
+        answer = await client.post(f"/v1/reviews/{item['id']}/decide", json=body)
+        return answer.status_code, answer.json().get("code") or answer.json()["decision"]
+
+    for body in ({}, {"link": asked, "new": True}):
+        assert await decide(link, **body) == (422, "choice_invalid")
+    assert await decide(refused, new=True) == (409, "not_decidable")
+    assert await decide(link, link="person_00000000000000000000000000") == (404, "id_unknown")
+    assert await decide(new, new=True) == (202, "new")
+    assert await decide(link, link=asked, note="asked her") == (202, "link")
+    assert await decide(link, new=True) == (409, "review_decided")
+    told = (await client.get(f"/v1/reviews/{link['id']}")).json()
+    assert (told["entity_id"], told["decided_by"], told["note"]) == (asked, "api", "asked her")
+    assert [each["id"] for each in (await client.get("/v1/reviews")).json()] == [refused["id"]]
+
+
 async def test_openapi_describes_the_routes_and_the_token(client):
     told = (await client.get("/v1/openapi.json")).json()
     assert told["security"] == [{"token": []}]

@@ -145,3 +145,27 @@ def test_what_was_refused_is_looked_at_and_closed(syncline, clinic, admin):
     assert "review_unknown" in syncline("--org", "org_other", "reviews", "close", str(unlinked["id"]), code=1)
     actions = admin.execute("select action from sync.audit where action like 'review%' order by id").fetchall()
     assert [action for (action,) in actions] == ["review.read", "review.close"]
+
+
+@pytest.mark.covers("F113", "R26")
+def test_who_a_record_is_is_decided_once(syncline, clinic, admin):
+    admin.execute(
+        """insert into sync.review (org_id, connection, kind, entity_type, subject, detail, value)
+           select 'org_main', 'clinic', 'match', 'person', s, %s, 'avro' from unnest(array['x8', 'x9']) s""",
+        (json.dumps({"external_type": "individual", "reason": "contradiction"}),),
+    )
+    new, link = (str(row["id"]) for row in syncline("reviews", "list", "--json"))
+    assert f"syncline reviews decide {link} --link" in syncline("reviews", "show", link)
+    for wrong in ((), ("--new", "--link", clinic)):
+        assert "either --link" in " ".join(syncline("reviews", "decide", link, *wrong, code=2).split())
+    assert "id_unknown" in syncline("reviews", "decide", link, "--link", "person_x", code=1)
+    assert f"is {clinic}" in syncline("reviews", "decide", link, "--link", clinic, "--note", "asked her")
+    assert syncline("reviews", "decide", new, "--new", "--json")["decision"] == "new"
+    for act in ("decide", "retry", "close"):
+        said = syncline("reviews", act, link, *(("--new",) if act == "decide" else ()), code=1)
+        assert "review_decided" in said
+    assert syncline("reviews", "list") == "There is nothing to look at.\n"
+    assert "review" not in syncline("status")
+    told = admin.execute("select actor, detail from sync.audit where action = 'review.decide' order by id").fetchall()
+    assert [detail["decision"] for _, detail in told] == ["link", "new"]
+    assert all(actor.startswith("cli") for actor, _ in told)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from connectors import registry
 from schemas import model as models
 from schemas.entity_types import KEY_KINDS
 from streams.rules import matching
-from streams.rules.matching import Candidate
+from streams.rules.matching import Answer, Candidate, Match
 
 MODEL = models.load()
 PEOPLE = registry.find("sim-keyed").manifest.aggregate("people")
@@ -58,6 +60,33 @@ def test_the_order_of_the_candidates_decides_nothing(candidates, dice):
     shuffled = list(unique)
     dice.shuffle(shuffled)
     assert matching.decide(PEOPLE, PERSON, {}, unique) == matching.decide(PEOPLE, PERSON, {}, shuffled)
+
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.covers("R26")
+@pytest.mark.parametrize(
+    ("named", "found", "decision"),
+    [
+        (None, None, Match()),
+        ("person_1", candidate(first_name="Bob"), Match("person_1")),
+        ("person_1", None, Match(doubt="decided_gone", candidates=[{"entity_id": "person_1"}])),
+        (
+            "person_1",
+            candidate(linked_to="x7"),
+            Match(doubt="candidate_linked", candidates=[{"entity_id": "person_1", "linked_to": "x7"}]),
+        ),
+    ],
+)
+def test_what_a_person_decided_holds_as_far_as_it_can_be(named, found, decision):
+    assert matching.answered(Answer(named, NOON), found) == decision
+
+
+def test_a_decision_is_about_the_record_until_it_was_linked_and_unlinked():
+    answer = Answer(None, NOON)
+    assert [answer.holds(NOON + timedelta(hours=each)) for each in (-1, 0, 1)] == [True, False, False]
+    assert answer.holds(None)
 
 
 KEYS = st.lists(st.sampled_from([("k", str(n)) for n in range(6)]), max_size=3)
