@@ -2,8 +2,9 @@
 
     raw body (capped) → endpoint of the token → signature → delivery ledger → parse → publish, acks=all → ledger → 202
 
-A token that nobody has is answered exactly like a wrong signature. What is authentic but unreadable is published as it
-is and ends as a dead letter. Whatever cannot be made durable now is answered with 503, and they send it again.
+A token that nobody has is answered exactly like a wrong signature. A hint without a delivery id is never a repeat. What
+is authentic but unreadable is published as it is and ends as a dead letter. Whatever cannot be made durable now is
+answered with 503, and they send it again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +27,7 @@ from connectors import bodies, strict_json, webhook
 from connectors.contract import Adapter
 from schemas.events import InboundEvent
 from schemas.problems import Problem
-from streams.inbound.publish import Publisher, Sender, event_of, hint_of, unreadable
+from streams.inbound.publish import Publisher, Sender, brought, event_of, hint_of, is_hint, unreadable
 from streams.store import queries
 
 Conn = AsyncConnection[Any]
@@ -55,6 +56,18 @@ SECONDS = Histogram(
 
 _SQL = queries("webhooks")
 _log = structlog.get_logger("gateway.webhooks")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One sending of a webhook, under their name of it or else the hash of its body."""
+
+    id: str
+    named: bool
+
+    def at(self, now: datetime) -> Delivery:
+        """One of hints, where the same bytes say that a record changed again; in one instant they may be one."""
+        return replace(self, id=hashlib.sha256(f"{self.id}\0{now.isoformat()}".encode()).hexdigest())
 
 
 @dataclass(slots=True)
@@ -89,37 +102,37 @@ class Ingress:
             # Nothing is believed before the signature is verified: a wrong guess costs one more question.
             guess = _usable(_one(headers, "webhook-id")) or hashlib.sha256(body).hexdigest()
             sender, known = await _endpoint(conn, token, guess)
-            delivery_id = await self._verify(conn, sender, headers, body, now)
-            if sender is None or (known if delivery_id == guess else await _known(conn, sender, delivery_id)):
-                return 0
-        facts = await self._facts(sender, body, delivery_id, dict(headers), now)
-        await self.publisher.publish(facts)
+            sender, delivery = await self._verify(conn, sender, headers, body, now)
+            if delivery.id != guess:
+                known = await _known(conn, sender, delivery.id)
+        if known and delivery.named:
+            return 0
+        facts = await self._facts(sender, body, delivery.id, dict(headers), now)
+        if not delivery.named and any(map(is_hint, facts)):
+            delivery = delivery.at(now)
+        elif known:
+            return 0
+        await self.publisher.publish([brought(fact, delivery.id) for fact in facts])
         async with self.pool.connection() as conn:
-            named = {"org": sender.org_id, "connection": sender.connection, "id": delivery_id}
-            await conn.execute(_SQL["delivered"], {**named, "now": now, "events": len(facts)})
+            await conn.execute(_SQL["delivered"], _key(sender, delivery.id) | {"now": now, "events": len(facts)})
         return len(facts)
 
     async def _verify(
         self, conn: Conn, sender: Sender | None, headers: Sequence[tuple[str, str]], body: bytes, now: datetime
-    ) -> str:
-        """The delivery's id. A stranger's webhook costs the same work and ends in the same refusal."""
+    ) -> tuple[Sender, Delivery]:
+        """Whose delivery it is. A stranger's webhook costs the same work and ends in the same refusal."""
         if sender is None:
             webhook.verify(webhook.STANDARD, headers, body, [NOBODYS_SECRET], now)
             raise Problem("webhook_refused", "the webhook's signature does not verify")
         manifest = self.adapter(sender.system).manifest
-        told = webhook.verify(
-            manifest.webhook_scheme,
-            headers,
-            body,
-            await self._live(conn, sender),
-            now,
-            header=manifest.webhook_header,
-            id_header=manifest.webhook_id_header,
-        )
+        secrets = await self._live(conn, sender)
+        where = {"header": manifest.webhook_header, "id_header": manifest.webhook_id_header}
+        told = webhook.verify(manifest.webhook_scheme, headers, body, secrets, now, **where)
         if manifest.webhook_scheme == webhook.STANDARD and (usable := _usable(told)):
-            return usable
+            return sender, Delivery(usable, named=True)
         # An id that the signature does not cover counts with its body only: nobody can use up the id of another one.
-        return hashlib.sha256((f"{told}\0".encode() if told else b"") + body).hexdigest()
+        digest = hashlib.sha256((f"{told}\0".encode() if told else b"") + body).hexdigest()
+        return sender, Delivery(digest, named=bool(told))
 
     async def _live(self, conn: Conn, sender: Sender) -> Sequence[str]:
         kept = self._secrets.get(sender)
@@ -227,5 +240,8 @@ def _usable(told: str | None) -> str | None:
 
 
 async def _known(conn: Conn, sender: Sender, delivery_id: str) -> bool:
-    named = {"org": sender.org_id, "connection": sender.connection, "id": delivery_id}
-    return await (await conn.execute(_SQL["known"], named)).fetchone() is not None
+    return await (await conn.execute(_SQL["known"], _key(sender, delivery_id))).fetchone() is not None
+
+
+def _key(sender: Sender, delivery_id: str) -> dict[str, Any]:
+    return {"org": sender.org_id, "connection": sender.connection, "id": delivery_id}

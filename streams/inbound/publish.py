@@ -1,7 +1,8 @@
 """Facts to `inbound.events`: their records as `InboundEvent`s, produced and acknowledged by all in-sync replicas.
 
 Callers are the gateway, before it answers, and the polls, before they move their checkpoint. The id of an event derives
-from its content, so that a webhook and a poll that tell of the same state tell the same event.
+from its content, so that a webhook and a poll that tell of the same state tell the same event; what tells of no state
+is an event of its own in each delivery.
 """
 
 from __future__ import annotations
@@ -88,8 +89,19 @@ def event_of(
 
 def hint_of(fact: InboundEvent) -> InboundEvent:
     """What can be believed of a fact that anybody may have made up: it says where to look, never what is there."""
-    event_id = _digest("hint", fact.event_id, fact.delivery_id or "")
-    return replace(fact, event_id=event_id, op="hint", complete=False, payload=b"")
+    return replace(fact, event_id=_digest("hint", fact.event_id), op="hint", complete=False, payload=b"")
+
+
+def is_hint(fact: InboundEvent) -> bool:
+    """Whether a fact only makes a wish to read a record: it holds no state, or part of one, which is not applied."""
+    return bool(fact.external_id) and not fact.complete and fact.op != "merge"
+
+
+def brought(fact: InboundEvent, delivery_id: str) -> InboundEvent:
+    """A fact as one delivery brought it. Of a state it is the same event whoever tells it; the same hint in another
+    delivery says that the record has changed again."""
+    event_id = _digest("brought", fact.event_id, delivery_id) if is_hint(fact) else fact.event_id
+    return replace(fact, event_id=event_id, delivery_id=delivery_id)
 
 
 def unreadable(

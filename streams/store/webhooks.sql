@@ -1,7 +1,8 @@
 -- Statements of the webhook ingress.
 
 -- endpoint --
--- Whose webhooks arrive under a token, of which only the hash is kept, and whether this delivery came before.
+-- Whose webhooks arrive under a token, of which only the hash is kept, and whether this delivery came before, or the same
+-- body, which says less: of hints every one counts.
 select e.org_id, e.connection, n.system, d.delivery_id is not null
 from sync.webhook_endpoint e
 join sync.connection n on n.org_id = e.org_id and n.name = e.connection

@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from connectors import config, registry, webhook
+from connectors.contract import ExternalRecord, Op
 from schemas import events
 from schemas.events import InboundEvent
 from streams import clock, connections, resources, topics, vault
@@ -270,6 +271,104 @@ async def test_an_odd_delivery_id_is_kept_by_its_hash(gateway):
     assert (await gateway.post(body, headers)).status_code == 202
     ((kept, _),) = await gateway.deliveries()
     assert len(kept) == 64
+
+
+# hints --------------------------------------------------------------------------------------------------------------
+
+
+class Thin:
+    """A system whose webhooks name a record, and hold its state only where they are told to."""
+
+    def __init__(self, **manifest) -> None:
+        self.manifest = replace(registry.find("mock-sync-server").manifest, **manifest)
+
+    def parse_webhook(self, body: bytes) -> list[ExternalRecord]:
+        told = orjson.loads(body)
+        state = told.get("state", {})
+        at = datetime(1970, 1, 1, tzinfo=UTC)
+        return [ExternalRecord("individual", str(told["id"]), Op.UPDATE, at, state, complete=bool(state))]
+
+
+@pytest.fixture
+def speaks(gateway):
+    """`speaks(scheme, …)`: from now on their webhooks are thin, and signed so."""
+
+    def become(scheme, **manifest):
+        thin = Thin(webhook_scheme=scheme, **manifest)
+        gateway.client._transport.app.state.ingress.adapter = lambda _: thin
+
+    return become
+
+
+HINT, WHOLE = b'{"id": 5}', b'{"id": 5, "state": {"firstName": "Ann"}}'
+NAMES = {"webhook_id_header": "x-delivery"}
+
+
+@pytest.mark.covers("F127", "F131")
+async def test_the_same_hint_again_is_another_one_where_nobody_names_deliveries(gateway, speaks):
+    speaks(webhook.NONE)
+    for _ in range(3):
+        assert (await gateway.post(HINT, {})).status_code == 202
+    facts = await gateway.facts(3)
+    assert {(fact.op, fact.external_id, fact.complete, fact.payload) for fact in facts} == {("hint", "5", False, b"")}
+    assert len({fact.event_id for fact in facts}) == 3, "the ledger of events drops none of them either"
+    assert [count for _, count in await gateway.deliveries()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("scheme", [webhook.NONE, webhook.HMAC_HEX])
+async def test_a_hint_that_is_named_is_a_repeat_under_its_name(gateway, speaks, scheme):
+    speaks(scheme, **NAMES)
+    signed = webhook.sign(scheme, HINT, gateway.secret, "", datetime.now(UTC))
+    for name in ("d1", "d1", "d2", "d1"):
+        assert (await gateway.post(HINT, signed | {"x-delivery": name})).status_code == 202
+    assert len({fact.event_id for fact in await gateway.facts(3, wait_s=1)}) == 2
+    assert len(await gateway.deliveries()) == 2
+
+
+@pytest.mark.covers("F127", "R18")
+async def test_a_signed_body_that_nobody_names_is_a_repeat_only_where_it_holds_a_state(gateway, speaks):
+    speaks(webhook.HMAC_HEX)
+    for body in (WHOLE, HINT, WHOLE, HINT, b"{"):
+        signed = webhook.sign(webhook.HMAC_HEX, body, gateway.secret, "", datetime.now(UTC))
+        assert (await gateway.post(body, signed)).status_code == 202
+        if body == b"{":
+            assert (await gateway.post(body, signed)).status_code == 202
+    facts = await gateway.facts(5, wait_s=1)
+    assert sorted((fact.external_id, fact.complete) for fact in facts) == [
+        ("", False),
+        *[("5", False)] * 2,
+        ("5", True),
+    ]
+    assert len({fact.event_id for fact in facts}) == 4
+
+
+async def test_a_hint_under_a_new_signed_name_is_another_event(gateway, speaks):
+    speaks(webhook.STANDARD)
+    first = gateway.sign(HINT)
+    for headers in (first, first, gateway.sign(HINT)):
+        assert (await gateway.post(HINT, headers)).status_code == 202
+    assert len({fact.event_id for fact in await gateway.facts(3, wait_s=1)}) == 2
+
+
+@pytest.mark.parametrize("scheme", [webhook.NONE, webhook.STANDARD])
+async def test_a_webhook_asks_the_database_twice(gateway, speaks, scheme, monkeypatch):
+    speaks(scheme)
+    asked = []
+    execute = psycopg.AsyncConnection.execute
+
+    async def counted(conn, query, *values, **how):
+        asked.append(query)
+        return await execute(conn, query, *values, **how)
+
+    headers = gateway.sign(HINT) if scheme == webhook.STANDARD else {}
+    assert (await gateway.post(HINT, headers)).status_code == 202  # the secret is known now
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", counted)
+    headers = gateway.sign(HINT) if scheme == webhook.STANDARD else {}
+    assert (await gateway.post(HINT, headers)).status_code == 202
+    assert len(asked) == 2
+
+
+# neighbours that are down -------------------------------------------------------------------------------------------
 
 
 async def test_a_disconnected_connection_hears_nothing(gateway, running):
