@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from dataclasses import field as default
 from typing import Any, Literal
 
+from schemas import forms
+from schemas.forms import Form
+
 Json = Any
 Document = dict[str, Json]
 
@@ -32,12 +35,20 @@ class Field:
         references: entity type this field points at; its value is their id of that entity on the outside.
         on_missing: what happens while the entity it points at is unknown there: `wait` until it is linked, send without
             and once more `later`, or `leave` it out (a soft reference).
+        forms: how they write its value, see `schemas.forms`; of a reference, their id. Empty: as we hold it.
+
+    Raises:
+        Problem: `form_unknown`, `forms_contradict`.
     """
 
     canonical: str
     external: str
     references: str = ""
     on_missing: Literal["wait", "later", "leave"] = "later"
+    forms: tuple[Form, ...] = ()
+
+    def __post_init__(self) -> None:
+        forms.check(self.canonical, self.forms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import orjson
 from connectors.contract import ExternalRecord, Op, Page, Subscription
 from connectors.errors import Ambiguous, Rejected, Suspicious
 from connectors.http import Answer
+from schemas import forms
 from schemas.fields import Json
 from schemas.problems import Problem
 
@@ -19,9 +20,9 @@ _OWN = frozenset({"id", "version", "updated_at"})
 
 
 def record(kind: str, item: Json) -> ExternalRecord:
-    """One item as a record. Raises Problem (`item_shape`)."""
+    """One item as a record. Raises Problem (`item_shape`, `time_unreadable`)."""
     try:
-        occurred_at = datetime.fromisoformat(item["updated_at"])
+        occurred_at = forms.instant(item["updated_at"])
         deleted = bool(item.get("deleted"))
         return ExternalRecord(
             external_type=kind,

@@ -4,7 +4,8 @@ Both directions of the pipeline compare documents, never payloads, so that what 
 difference and what it re-formats is one (`view` is ours as that system can hold it).
 
 A key that is missing says nothing, null says that there is nothing, and an empty text is a value like any other. So a
-place whose parent is null is null, and a list that is null holds nothing.
+place whose parent is null is null, and a list that is null holds nothing. What null is, and the values of a field that
+has forms, is told by these (`schemas.forms`); a value of ours that its form cannot hold is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from schemas import forms
 from schemas.fields import Aggregate, Document, Field, Json, Part
 from schemas.problems import Problem
 from streams.rules import custom_fields
@@ -117,7 +119,8 @@ def read(
         part_ids: the parts whose items have ids of theirs; no other item is taken for them.
 
     Raises:
-        Problem: `item_unreadable`, for a list of parts that holds something else than objects.
+        Problem: `item_unreadable`, for a list of parts that holds something else than objects; `value_unreadable`, for
+            a value that is not in its field's form.
     """
     reading = Reading(_read(aggregate.fields, payload, our_id))
     for part in aggregate.parts:
@@ -143,7 +146,7 @@ def view(aggregate: Aggregate, doc: Document, external_id: ExternalId) -> Docume
     )
     for part in aggregate.parts:
         # A part is one unit: what they cannot hold of it is empty there.
-        empty = {each.canonical: None for each in part.fields if each.references}
+        empty = {each.canonical: None for each in part.fields if each.references or each.forms}
         for key in found if empty else ():
             if key.startswith(f"{part.entity_type}/"):
                 found[key] = {name: None for name in empty if name in doc[key]} | found[key]
@@ -204,13 +207,16 @@ def _write(
             if theirs is None and value is not None:
                 continue
             value = theirs
-        _put(into, field.external, value)
+        try:
+            _put(into, field.external, forms.write(field.forms, value))
+        except ValueError:
+            continue
 
 
 def _read(fields: Iterable[Field], payload: Mapping[str, Json], our_id: OurId) -> Document:
     found: Document = {}
     for field in fields:
-        value = _get(payload, field.external)
+        value = _told(field, payload)
         if value is _MISSING:
             continue
         if field.references and value is not None and (value := our_id(field.references, str(value))) is None:
@@ -278,10 +284,24 @@ def _take(part: Part, key: str, item: Mapping[str, Json], reading: Reading, know
 def _unresolved(part: Part, item: Mapping[str, Json], our_id: OurId) -> list[str]:
     found = []
     for each in part.fields:
-        theirs = _get(item, each.external) if each.references else None
+        theirs = _told(each, item) if each.references else None
         if theirs is not None and theirs is not _MISSING and our_id(each.references, str(theirs)) is None:
             found.append(each.canonical)
     return found
+
+
+def _told(field: Field, payload: Mapping[str, Json]) -> Any:
+    value = _get(payload, field.external)
+    if value is _MISSING or not field.forms:
+        return value
+    try:
+        return forms.read(field.forms, value)
+    except ValueError:
+        raise Problem(
+            "value_unreadable",
+            f"{field.canonical}, in their {field.external}, is not in the form {field.forms[-1]}",
+            "Mend the field map, or the record over there.",
+        ) from None
 
 
 def _put(into: dict[str, Json], path: str, value: Json) -> None:

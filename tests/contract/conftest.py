@@ -17,6 +17,7 @@ import pytest
 from connectors import config, emulators, http, registry
 from connectors.contract import Adapter, Client, ExternalRecord, Manifest, Op, Outcome, Page, Write
 from connectors.emulators import Running
+from schemas import forms
 from schemas.fields import Aggregate, Field, Json
 
 ODD_NAME = "O'Brien-Ünal 王 \u200f"
@@ -84,11 +85,12 @@ def payload(aggregate: Aggregate, n: int, values: Json = None) -> dict[str, Json
     """A plausible record of the aggregate, at the paths its manifest tells."""
     content: dict[str, Json] = {}
     for field in aggregate.fields:
-        put(content, field.external, (values or {}).get(field.canonical, sample(field, aggregate.root, n)))
+        value = (values or {}).get(field.canonical, sample(field, aggregate.root, n))
+        put(content, field.external, forms.write(field.forms, value))
     for part in aggregate.parts:
         item: dict[str, Json] = {}
         for field in part.fields:
-            put(item, field.external, sample(field, part.entity_type, n))
+            put(item, field.external, forms.write(field.forms, sample(field, part.entity_type, n)))
         if part.id_field:
             put(item, part.id_field, f"{part.entity_type}_{n:026d}")
         put(content, part.external, [item])
