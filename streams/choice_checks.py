@@ -151,6 +151,12 @@ def check_limits(concurrency: int | None, guard: Mapping[str, int | None], budge
         raise _limit("a budget needs calls, and seconds up to a day", "Write it like 100/20s.")
 
 
+def check_deadline(within_s: float | None) -> None:
+    """Raise Problem (`limit_invalid`) for a time in which nobody could answer, or never need to."""
+    if within_s is not None and not 1 <= within_s <= YEAR_S:
+        raise _limit("what is asked of a person is due within a second to a year", "Write it like 3d.")
+
+
 def _aggregate(manifest: Manifest, root: str) -> Aggregate:
     found = manifest.for_root(root)
     if found is None:

@@ -31,6 +31,7 @@ _JSON = ("filters", "fields", "guard", "budget", "gates", "conflict_policies", "
 _DEFAULTS: Mapping[str, Any] = {
     "allow_private": False, "http2": False, "compress": False, "filters": {}, "on_leave": "keep", "fields": {},
     "concurrency": None, "guard": {}, "budget": {}, "conflict_policies": {}, "poll_intervals": {},
+    "review_within_s": 604_800.0,
 }  # fmt: skip
 
 
@@ -65,6 +66,7 @@ class Choices:
     budget: Mapping[str, float] | None = None
     conflict_policies: Mapping[str, Mapping[str, Json]] | None = None
     poll_intervals: Mapping[str, float] | None = None
+    review_within_s: float | None = None
 
 
 def check_url(url: str, choices: Choices) -> None:
@@ -85,6 +87,7 @@ def checked(manifest: Manifest, model: Model, choices: Choices, types: Collectio
     fields = choice_checks.check_fields(manifest, choices.fields or {})
     choice_checks.check_archive(manifest, choices.delete_policy, choices.on_leave or "keep", types, filters)
     choice_checks.check_limits(choices.concurrency, choices.guard or {}, choices.budget or {})
+    choice_checks.check_deadline(choices.review_within_s)
     policies = choice_checks.check_policies(manifest, choices.conflict_policies or {})
     intervals = choice_checks.check_intervals(manifest, choices.poll_intervals or {})
     return replace(choices, filters=filters, fields=fields, conflict_policies=policies, poll_intervals=intervals)

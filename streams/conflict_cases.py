@@ -94,13 +94,13 @@ class Case:
 
 
 async def listed(conn: Conn, org_id: str, model: Model, wanted: Wanted, *, now: datetime) -> list[Row]:
-    """Records with open questions, the one that waits longest first; one row for each connection that asks.
+    """Records with open questions, what is due first; one row for each connection that asks.
 
-    Its keys are `id`, `connection`, `entity_type`, `entity_id`, `name`, `fields`, `opened_at` and `age_s`: how long the
-    oldest of its questions waits.
+    Its keys are `id`, `connection`, `entity_type`, `entity_id`, `name`, `fields`, `opened_at`, `owner`, `due_at`,
+    `overdue` and `age_s`: how long the oldest of its questions waits.
     """
     before = now - wanted.older_than if wanted.older_than is not None else None
-    values = {"org": org_id, "before": before, **asdict(wanted)}
+    values = {"org": org_id, "before": before, "now": now, **asdict(wanted)}
     found = await rows(conn, "list", values)
     names: dict[str, str] = {}
     for kind in sorted({row["entity_type"] for row in found} & model.types.keys()):

@@ -7,6 +7,7 @@ partner changed where only linked ones are pushed), and those of matching. Calle
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg import AsyncConnection, sql
@@ -27,25 +28,25 @@ _SQL = queries("reviews")
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """Which items; None for any. `before` is the `id` of the last one on the page before."""
+    """Which items; None for any. `after` is the `id` of the last one on the page before."""
 
     connection: str | None = None
     kind: str | None = None
     closed: bool = False
-    before: int | None = None
+    after: int | None = None
     limit: int = 100
 
 
-async def listed(conn: Conn, org_id: str, which: Which) -> list[Row]:
-    """Items, the newest first, without the records they are about; `can_retry`: there is an event to try again."""
+async def listed(conn: Conn, org_id: str, which: Which, *, now: datetime) -> list[Row]:
+    """Items, what is due first, without the records they are about; `can_retry`: there is an event to try again."""
     wanted = asdict(which)
-    return await _rows(conn, "list", {"org": org_id, "id": None, "all": wanted.pop("closed"), **wanted})
+    return await _rows(conn, "list", {"org": org_id, "id": None, "now": now, "all": wanted.pop("closed"), **wanted})
 
 
-async def show(conn: Conn, org_id: str, number: int) -> Row:
+async def show(conn: Conn, org_id: str, number: int, *, now: datetime) -> Row:
     """One item, closed or not. Raises Problem (`review_unknown`)."""
-    values = {"org": org_id, "id": number, "connection": None, "kind": None, "all": True, "before": None, "limit": 1}
-    found = await _rows(conn, "list", values)
+    values = {"org": org_id, "id": number, "connection": None, "kind": None, "all": True, "after": None, "limit": 1}
+    found = await _rows(conn, "list", values | {"now": now})
     if not found:
         raise _unknown(org_id, number)
     return found[0]
@@ -54,7 +55,7 @@ async def show(conn: Conn, org_id: str, number: int) -> Row:
 async def payload(conn: Conn, by: By, number: int) -> Json:
     """Their record that an item is about: personal data, so every look is audited. Raises as `show` does."""
     async with conn.transaction():
-        await show(conn, by.org_id, number)
+        await show(conn, by.org_id, number, now=by.now)
         [row] = await _rows(conn, "payload", {"org": by.org_id, "id": number})
         await queues.audit(conn, by, "review.read", str(number))
     return row["payload"]
@@ -67,7 +68,7 @@ async def close(conn: Conn, by: By, number: int, note: str | None = None) -> Non
         Problem: `review_unknown`, `review_closed`.
     """
     async with conn.transaction():
-        row = await _open(conn, by, number)
+        row = await locked(conn, by, number)
         await conn.execute(_SQL["close"], {"id": number, "now": by.now, "actor": by.actor, "note": note})
         await queues.audit(conn, by, "review.close", str(number), kind=row["kind"], connection=row["connection"])
 
@@ -82,7 +83,7 @@ async def decide(conn: Conn, by: By, number: int, entity_id: str | None, note: s
             `link_taken`.
     """
     async with conn.transaction():
-        row = await _open(conn, by, number)
+        row = await locked(conn, by, number)
         if row["kind"] != "match":
             raise Problem("not_decidable", f"the review item {number} is about no match", "Retry it, or close it.")
         connection = await connections.load_connection(conn, by.org_id, row["connection"])
@@ -107,7 +108,7 @@ async def retry(conn: Conn, by: By, number: int, republish: Republish | None) ->
         Problem: `review_unknown`, `review_closed`, `not_redrivable`, `kafka_unavailable` …
     """
     async with conn.transaction():
-        row = await _open(conn, by, number)
+        row = await locked(conn, by, number)
         if row["value"] is None:
             way = f"`syncline push {row['subject']} --connection {row['connection']}` sends the record."
             raise Problem(
@@ -119,7 +120,8 @@ async def retry(conn: Conn, by: By, number: int, republish: Republish | None) ->
         await queues.audit(conn, by, "review.retry", str(number), kind=row["kind"], connection=row["connection"])
 
 
-async def _open(conn: Conn, by: By, number: int) -> Row:
+async def locked(conn: Conn, by: By, number: int) -> Row:
+    """An item that waits for a person, locked. Raises Problem (`review_unknown`, `review_closed`, `review_decided`)."""
     found = await _rows(conn, "lock", {"org": by.org_id, "id": number})
     if not found:
         raise _unknown(by.org_id, number)
@@ -130,6 +132,11 @@ async def _open(conn: Conn, by: By, number: int) -> Row:
         cause = f"the review item {number} was decided by {found[0]['decided_by']}, and is about to be applied"
         raise Problem("review_decided", cause, "What was decided cannot be taken back.")
     return found[0]
+
+
+async def give(conn: Conn, number: int, owner: str | None) -> None:
+    """Whose item it is, in the caller's transaction."""
+    await conn.execute(_SQL["give"], {"id": number, "owner": owner})
 
 
 async def _check_entity(conn: Conn, by: By, row: Row, entity_id: str | None) -> None:

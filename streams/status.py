@@ -35,7 +35,8 @@ async def gather(settings: Settings, org_id: str, now: datetime) -> Json:
     Returns:
         `{"home", "org", "postgres": {"dsn"}, "kafka": {"bootstrap"}, "connect": {"url"}, "registry": {"url"},
         "gateway": {"url", "token"}, "components": {name: {"state", "pid", …}}, "workers": [{"pid", "roles"}],
-        "connections": […], "dead_letters": N, "conflicts": {"open", "oldest_s"}, "reviews": {"open", "oldest_s"},
+        "connections": […], "dead_letters": N, "conflicts": {"open", "oldest_s", "overdue"},
+        "reviews": {the same},
         "capture": {"state", "code", "cause", "next_step", "lag_bytes", "forecast_s", "since", "at"} or None,
         "lag": {consumer: {topic: records}}, "unreachable": {name: cause}}`
     """
@@ -119,7 +120,7 @@ async def _from_postgres(settings: Settings, org_id: str, now: datetime, unreach
         unreachable["postgres"] = str(failure).partition("\n")[0]
     except Problem as problem:
         unreachable["postgres"] = problem.cause
-    unknown = {"open": None, "oldest_s": None}
+    unknown = {"open": None, "oldest_s": None, "overdue": None}
     people = {"conflicts": unknown, "reviews": unknown}
     return {"connections": [], "dead_letters": None, **people, "progress": {}, "capture": None}
 

@@ -87,6 +87,9 @@ Polls = Annotated[
     list[str] | None,
     typer.Option("--poll", metavar="TYPE=SECONDS", help="Between polls of one of their types; TYPE=default."),
 ]
+ReviewWithin = Annotated[
+    str | None, typer.Option(metavar="TIME", help="How long what it asks of a person may wait, as 3d; at first 7d.")
+]
 AllowPrivate = Annotated[
     bool | None,
     typer.Option("--allow-private/--no-allow-private", help="Allow addresses inside a private network."),

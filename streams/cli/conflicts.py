@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from streams.cli import conflict_view, lost, session, show, spans
+from streams.cli import conflict_view, lost, owners, session, show, spans
 from streams.cli.examples import examples
 from streams.cli.pushing import Connection
 
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
             f"syncline conflicts resolve {one} --ours first_name --set last_name=Lee --note 'asked her'",
         ),
     )(resolve)
+    owners.register_conflict(group)
     lost.register(group)
     app.add_typer(group, name="conflicts")
 
@@ -59,16 +61,16 @@ def list_(
     counts: Annotated[bool, typer.Option("--counts", help="Only how many, by connection and field.")] = False,
     as_json: session.Json = False,
 ) -> None:
-    """List records that wait for a decision, the oldest first."""
+    """List records that wait for a decision, what is due first."""
     from streams import conflict_cases
     from streams.conflict_cases import Wanted
 
-    loaded = session.settings()
+    loaded, now = session.settings(), session.now()
     wanted = Wanted(connection, entity_type, spans.span(older_than, "--older-than"), after, limit)
 
     async def work() -> list[dict[str, Any]]:
         async with session.database(loaded) as conn:
-            org, now = session.org(loaded), session.now()
+            org = session.org(loaded)
             if counts:
                 return await conflict_cases.counts(conn, org, now=now)
             return await conflict_cases.listed(conn, org, _model(loaded), wanted, now=now)
@@ -81,9 +83,10 @@ def list_(
         show.table(columns, [row | {"age": show.span(row["oldest_s"])} for row in rows], empty="No conflict is open.")
     else:
         columns = {
-            "age": "WAITS", "connection": "AT", "entity_id": "RECORD", "name": "NAME", "asked": "FIELDS"
+            "age": "WAITS", "due": "DUE", "owner": "OWNER", "connection": "AT", "entity_id": "RECORD", "name": "NAME",
+            "asked": "FIELDS",
         }  # fmt: skip
-        show.table(columns, list(map(_line, rows)), empty="No conflict is open.", whole=("entity_id",))
+        show.table(columns, [_line(row, now) for row in rows], empty="No conflict is open.", whole=("entity_id",))
 
 
 def show_(id_: Id, connection: Connection = None, as_json: session.Json = False) -> None:
@@ -230,7 +233,7 @@ def _model(loaded: Settings) -> Model:
     return model_of(loaded)
 
 
-def _line(row: dict[str, Any]) -> dict[str, Any]:
+def _line(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     names = ("(deleted there)" if name == "deleted_at" else name.partition("/")[0] for name in row["fields"])
     fields = list(dict.fromkeys(names))
-    return row | {"age": show.span(row["age_s"]), "asked": fields}
+    return row | {"age": show.span(row["age_s"]), "due": show.due(row["due_at"], now), "asked": fields}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import choosing, session, show
+from streams.cli import choosing, session, show, spans
 from streams.cli.examples import examples
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def set_(
     concurrency: choosing.Concurrency = None,
     budget: choosing.Budget = None,
     guard: choosing.Guard = None,
+    review_within: choosing.ReviewWithin = None,
     allow_http: Annotated[
         bool | None, typer.Option("--allow-http/--no-allow-http", help="Allow plain http to other machines.")
     ] = None,
@@ -123,6 +124,7 @@ def set_(
     What is not named stays. Filters and fields are set by type: those of other types stay, TYPE:none and TYPE:all take
     them away.
     """
+    within = spans.span(review_within, "--review-within")
     given = {
         "option": option,
         "mode": mode and mode.value,
@@ -138,6 +140,7 @@ def set_(
         "concurrency": concurrency,
         "budget": choosing.budget(budget),
         "guard": choosing.guard(guard),
+        "review_within_s": within.total_seconds() if within is not None else None,
         "allow_http": allow_http,
         "allow_private": allow_private,
         "http2": http2,
@@ -250,6 +253,7 @@ def described(row: Connection) -> dict[str, Any]:
         "fields": dict(row.fields),
         "concurrency": row.concurrency,
         "guard": dict(row.guard),
+        "review_within_s": row.review_within_s,
         "budget": dict(row.budget),
         "allow_http": row.allow_http,
         "allow_private": row.allow_private,

@@ -56,7 +56,8 @@ def status(as_json: session.Json = False) -> None:
         count, age = told[what]["open"], show.span(told[what]["oldest_s"])
         if count:
             waits = f"{single} waits for a person, for" if count == 1 else f"{plural} wait for a person, the oldest for"
-            show.say(f"{count} {waits} {age}: see `syncline {what} list`.")
+            late = f", {told[what]['overdue']} overdue" if told[what]["overdue"] else ""
+            show.say(f"{count} {waits} {age}{late}: see `syncline {what} list`.")
     if told["dead_letters"]:
         show.say(f"{told['dead_letters']} dead letters: see them with `syncline dead-letters list`.")
 

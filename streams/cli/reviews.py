@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from streams.cli import session, show
+from streams.cli import owners, session, show
 from streams.cli.examples import examples
 from streams.cli.pushing import Connection, Limit
 
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
         ),
     )(decide)
     group.command("close", epilog=examples("syncline reviews close 12 --note 'a test record of theirs'"))(close)
+    owners.register_review(group)
     app.add_typer(group, name="reviews")
 
 
@@ -41,32 +43,33 @@ def list_(
     connection: Connection = None,
     kind: Annotated[str | None, typer.Option(help="Only of this kind: constraint, unlinked …")] = None,
     closed: Annotated[bool, typer.Option("--closed", help="Also those that were closed.")] = False,
-    before: Annotated[int | None, typer.Option(min=0, metavar="ID", help="Only older ones than this number.")] = None,
+    after: Annotated[int | None, typer.Option(min=0, metavar="ID", help="The page behind this number.")] = None,
     limit: Limit = 100,
     as_json: session.Json = False,
 ) -> None:
-    """List what waits for a look, newest first."""
+    """List what waits for a look, what is due first."""
     from streams import reviews
     from streams.reviews import Which
 
-    loaded = session.settings()
+    loaded, now = session.settings(), session.now()
 
     async def work() -> list[dict[str, Any]]:
         async with session.database(loaded) as conn:
-            return await reviews.listed(conn, session.org(loaded), Which(connection, kind, closed, before, limit))
+            which = Which(connection, kind, closed, after, limit)
+            return await reviews.listed(conn, session.org(loaded), which, now=now)
 
     rows = session.run(work())
     if as_json:
         show.as_json(rows)
         return
     columns = {
-        "id": "ID", "created_at": "SINCE", "connection": "CONNECTION", "kind": "KIND", "entity_type": "OF",
-        "subject": "RECORD", "rule": "RULE",
+        "id": "ID", "created_at": "SINCE", "due": "DUE", "owner": "OWNER", "connection": "CONNECTION", "kind": "KIND",
+        "entity_type": "OF", "subject": "RECORD", "rule": "RULE",
     }  # fmt: skip
     if closed:
         columns |= {"closed_at": "CLOSED", "closed_by": "BY", "decision": "DECISION", "note": "NOTE"}
-    rules = [row | {"rule": row["detail"].get("constraint")} for row in rows]
-    show.table(columns, rules, empty="There is nothing to look at.")
+    lines = [row | {"rule": row["detail"].get("constraint"), "due": _due(row, now)} for row in rows]
+    show.table(columns, lines, empty="There is nothing to look at.")
 
 
 def show_(
@@ -83,7 +86,7 @@ def show_(
 
     async def work() -> tuple[dict[str, Any], Any]:
         async with session.database(loaded) as conn:
-            found = await reviews.show(conn, session.org(loaded), number)
+            found = await reviews.show(conn, session.org(loaded), number, now=session.now())
             return found, await reviews.payload(conn, session.by(loaded), number) if payload else None
 
     row, record = session.run(work())
@@ -111,7 +114,7 @@ def retry(number: Number, as_json: session.Json = False) -> None:
 
     async def work() -> None:
         async with session.database(loaded) as conn:
-            row = await reviews.show(conn, session.org(loaded), number)
+            row = await reviews.show(conn, session.org(loaded), number, now=session.now())
             if not row["can_retry"] or row["closed_at"] or row["decision"]:
                 await reviews.retry(
                     conn, session.by(loaded), number, None
@@ -180,3 +183,8 @@ def close(
         show.as_json({"id": number, "state": "closed"})
     else:
         show.say(f"Review item {number} is closed.")
+
+
+def _due(row: dict[str, Any], now: datetime) -> str | None:
+    waits = row["closed_at"] is None and row["decision"] is None
+    return show.due(row["due_at"], now) if waits else None

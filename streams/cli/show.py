@@ -95,6 +95,12 @@ def span(seconds: float | None) -> str:
     return f"{seconds:.1f} s"
 
 
+def due(at: datetime, now: datetime) -> str:
+    """A deadline, as far as it is away or past."""
+    left = (at - now).total_seconds()
+    return f"overdue {span(-left)}" if left < 0 else f"in {span(left)}"
+
+
 def problem(what: Problem) -> None:
     """Print a problem: on standard error for people, as `{"error": …}` on standard output for `--json`."""
     if session.current.as_json:

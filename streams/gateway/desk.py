@@ -7,17 +7,19 @@ row.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import JSONResponse
+from psycopg import AsyncConnection
 from pydantic import AwareDatetime
 
 from schemas.problems import Problem
-from streams import conflict_cases, conflict_desk, restores, reviews
+from streams import conflict_cases, conflict_desk, owners, restores, reviews
 from streams.conflict_cases import Wanted
 from streams.gateway import access, failures
 from streams.gateway.desk_shapes import (
+    AssignIn,
     CaseOut,
     CloseIn,
     CountOut,
@@ -62,7 +64,7 @@ async def list_conflicts(
     after: Annotated[int, Query(ge=0, le=BIGINT_MOST, description="Only those behind this `id`.")] = 0,
     limit: Limit = 100,
 ) -> list[OpenOut]:
-    """Records that a person must decide about, the one that waits longest first."""
+    """Records that a person must decide about, what is due first."""
     older_than = timedelta(seconds=older_than_s) if older_than_s is not None else None
     wanted = Wanted(connection, entity_type, older_than, after, limit)
     async with given.pool.connection() as conn:
@@ -122,18 +124,26 @@ async def resolve(entity_id: EntityId, body: ResolveIn, given: Given) -> Resolve
     return ResolvedOut.model_validate(told)
 
 
+@router.post("/conflicts/{entity_id}/assign", status_code=204, responses=_MISSING)
+async def assign_conflict(entity_id: EntityId, body: AssignIn, given: Given) -> None:
+    """Say who sees to what is asked about a record."""
+    async with given.pool.connection() as conn:
+        await owners.assign_conflict(conn, _by(given), entity_id, body.connection, body.to)
+
+
 @router.get("/reviews")
 async def list_reviews(
     given: Given,
     connection: Connection = None,
     kind: Annotated[str | None, Query(max_length=NAME_MOST)] = None,
     closed: Annotated[bool, Query(description="Also those that were closed.")] = False,  # noqa: FBT002 - a query flag
-    before: Before = None,
+    after: Annotated[int | None, Query(ge=0, le=BIGINT_MOST, description="Only those behind this `id`.")] = None,
     limit: Limit = 100,
 ) -> list[ReviewOut]:
-    """What a person is asked to look at, the newest first."""
+    """What a person is asked to look at, what is due first."""
     async with given.pool.connection() as conn:
-        rows = await reviews.listed(conn, given.settings.org_id, Which(connection, kind, closed, before, limit))
+        which = Which(connection, kind, closed, after, limit)
+        rows = await reviews.listed(conn, given.settings.org_id, which, now=given.now())
     return [ReviewOut.model_validate(row) for row in rows]
 
 
@@ -141,7 +151,14 @@ async def list_reviews(
 async def show_review(number: Number, given: Given) -> ReviewOut:
     """One review item."""
     async with given.pool.connection() as conn:
-        return ReviewOut.model_validate(await reviews.show(conn, given.settings.org_id, number))
+        return await _review(conn, given, number)
+
+
+@router.post("/reviews/{number}/assign", status_code=204, responses=_MISSING)
+async def assign_review(number: Number, body: AssignIn, given: Given) -> None:
+    """Say who sees to an item."""
+    async with given.pool.connection() as conn:
+        await owners.assign_review(conn, _by(given), number, body.to)
 
 
 @router.post("/reviews/{number}/decide", status_code=202, responses=_DECIDED)
@@ -151,7 +168,7 @@ async def decide_review(number: Number, body: DecideIn, given: Given) -> ReviewO
         raise Problem("choice_invalid", "a record is one of ours or new", "Send either `link` or `new`.")
     async with given.pool.connection() as conn:
         await reviews.decide(conn, _by(given), number, body.link, body.note)
-        return ReviewOut.model_validate(await reviews.show(conn, given.settings.org_id, number))
+        return await _review(conn, given, number)
 
 
 @router.post("/reviews/{number}/close", status_code=204, responses=_MISSING)
@@ -170,3 +187,7 @@ async def retry_review(number: Number, given: Given) -> None:
 
 def _by(given: Services) -> By:
     return By(given.settings.org_id, given.service.actor, given.now())
+
+
+async def _review(conn: AsyncConnection[Any], given: Services, number: int) -> ReviewOut:
+    return ReviewOut.model_validate(await reviews.show(conn, given.settings.org_id, number, now=given.now()))

@@ -27,6 +27,9 @@ class OpenOut(BaseModel):
     fields: list[str]
     opened_at: datetime
     age_s: float
+    due_at: datetime = Field(description="By when it should be decided; the connection's `review_within_s` says so.")
+    overdue: bool
+    owner: str | None = Field(description="Who sees to it.")
 
 
 class CountOut(BaseModel):
@@ -155,6 +158,9 @@ class ReviewOut(BaseModel):
     detail: dict[str, Any] = Field(description="constraint: the rule that refused it, and the event.")
     can_retry: bool
     created_at: datetime
+    due_at: datetime = Field(description="By when somebody should have seen to it.")
+    overdue: bool
+    owner: str | None = Field(description="Who sees to it.")
     decision: Literal["link", "new"] | None = Field(description="Of a match: one of ours, or somebody new.")
     entity_id: str | None = Field(description="The one of ours that it is, as a person decided.")
     decided_at: datetime | None
@@ -170,6 +176,13 @@ class DecideIn(Input):
     link: Key | None = Field(None, description="Our id of the record that it is.")
     new: bool = Field(default=False, description="It is none of ours: make one.")
     note: Note | None = None
+
+
+class AssignIn(Input):
+    """Who sees to it: a person or a team; null: nobody."""
+
+    to: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None
+    connection: Name | None = Field(None, description="Of a conflict: only what this one asks.")
 
 
 class CloseIn(Input):

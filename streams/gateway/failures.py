@@ -65,6 +65,7 @@ STATUS = {
     "limit_invalid": 422,
     "link_invalid": 422,
     "name_invalid": 422,
+    "owner_invalid": 422,
     "side_needed": 422,
     "type_not_taken": 422,
     "value_invalid": 422,

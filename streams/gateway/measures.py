@@ -62,6 +62,8 @@ FAMILIES: Mapping[str, Family] = {
     "syncline_conflicts_open": _now("Fields that wait for a person's decision", "entity_type"),
     "syncline_conflict_age_seconds": _now("Age of the oldest field that waits for a decision", "entity_type"),
     "syncline_reviews_open": _now("Review items that wait for a person", "kind"),
+    "syncline_conflicts_overdue": _now("Fields that should have been decided by now", "entity_type"),
+    "syncline_reviews_overdue": _now("Review items that should have been seen to by now", "kind"),
     "syncline_routes": _total("Where changes went, per root", "entity_type", "verdict", "reason"),
     "syncline_account": _now("The books: seen, planned, excluded; wished, confirmed, pending, parked, dead", "account"),
     "syncline_unreconciled": _now("Changes that are nowhere, by the identity that shows it", "identity"),
@@ -106,12 +108,14 @@ async def queues(conn: Conn, now: datetime) -> Samples:
 
 
 async def _for_people(conn: Conn, now: datetime) -> Samples:
-    conflicts = await _rows(conn, "conflicts")
+    conflicts, reviews = await _rows(conn, "conflicts", now=now), await _rows(conn, "reviews", now=now)
     ages = {_key(row, "entity_type"): max(0.0, (now - row["oldest"]).total_seconds()) for row in conflicts}
     return {
         "syncline_conflicts_open": {_key(row, "entity_type"): row["count"] for row in conflicts},
         "syncline_conflict_age_seconds": ages,
-        "syncline_reviews_open": {_key(row, "kind"): row["count"] for row in await _rows(conn, "reviews")},
+        "syncline_reviews_open": {_key(row, "kind"): row["count"] for row in reviews},
+        "syncline_conflicts_overdue": {_key(row, "entity_type"): row["overdue"] for row in conflicts},
+        "syncline_reviews_overdue": {_key(row, "kind"): row["overdue"] for row in reviews},
     }
 
 

@@ -69,6 +69,9 @@ class _Limits(Input):
         Field(None, description="Most of a type in 10 minutes; null: no bound.")
     )
     budget: BudgetIn | None = None
+    review_within_s: float | None = Field(
+        None, ge=1, le=31_536_000, allow_inf_nan=False, description="How long what it asks of a person may wait."
+    )
     conflict_policies: dict[str, PoliciesIn] | None = Field(
         None, max_length=100, description="Root entity type -> who wins its conflicts."
     )
@@ -172,6 +175,7 @@ class ConnectionOut(BaseModel):
     retry_policy: str
     poll_interval_s: float
     poll_intervals: dict[str, float]
+    review_within_s: float
     filters: dict[str, list[dict[str, Any]]]
     on_leave: str
     fields: dict[str, dict[str, list[str]]]
@@ -228,6 +232,7 @@ class WaitingOut(BaseModel):
 
     open: int | None
     oldest_s: float | None
+    overdue: int | None
 
 
 class StatusOut(BaseModel):

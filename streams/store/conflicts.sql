@@ -1,15 +1,28 @@
 -- Conflicts that wait for a person, and the values that lost. Batches come as one JSON parameter.
 
 -- list --
--- One line per record and connection, the one that waits longest first.
-select c.id, c.connection, c.entity_type, c.entity_id, c.fields, c.opened_at from (
-  select min(id) as id, connection, entity_type, entity_id, array_agg(field order by field) as fields, min(opened_at) as opened_at
+-- One line per record and connection, what is due first. `after`: the last one of the page before.
+select c.id, c.connection, c.entity_type, c.entity_id, c.fields, c.opened_at, c.owner, d.due_at, d.due_at < %(now)s as overdue from (
+  select org_id, min(id) as id, connection, entity_type, entity_id, array_agg(field order by field) as fields,
+    min(opened_at) as opened_at, max(owner) as owner
   from sync.conflict
   where org_id = %(org)s and resolved_at is null and (%(connection)s::text is null or connection = %(connection)s)
     and (%(entity_type)s::text is null or entity_type = %(entity_type)s)
-  group by connection, entity_type, entity_id) c
-where c.id > %(after)s and (%(before)s::timestamptz is null or c.opened_at <= %(before)s)
-order by c.id limit %(limit)s
+  group by org_id, connection, entity_type, entity_id) c
+left join sync.connection n on n.org_id = c.org_id and n.name = c.connection
+cross join lateral (select sync.due_at(c.opened_at, n.review_within_s) as due_at) d
+where (%(before)s::timestamptz is null or c.opened_at <= %(before)s)
+  and (%(after)s = 0 or (d.due_at, c.id) > (
+    select sync.due_at(p.opened_at, q.review_within_s), p.id
+    from sync.conflict p left join sync.connection q on q.org_id = p.org_id and q.name = p.connection
+    where p.id = %(after)s and p.org_id = %(org)s))
+order by d.due_at, c.id limit %(limit)s
+
+-- assign --
+update sync.conflict set owner = %(owner)s
+where entity_id = %(entity)s and org_id = %(org)s and resolved_at is null
+  and (%(connection)s::text is null or connection = %(connection)s)
+returning connection
 
 -- counts --
 -- Of parts by their type.

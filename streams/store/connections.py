@@ -35,6 +35,7 @@ class Connection:
         fields: root entity type -> `include` or `exclude` with the names of fields and part types.
         concurrency: calls at once; None takes the manifest's.
         guard: bounds of the mass-change guard per type and 10 minutes (`deletes`, `updates`); None switches one off.
+        review_within_s: how long what it asks of a person may wait.
         budget: `calls` per `per_s` seconds as a person set it; empty: learned from their answers.
         gates: root entity type -> how far it is; a type that is not named is out of scope.
         epoch: + 1 whenever something changes that decides what is sent.
@@ -69,6 +70,7 @@ class Connection:
     state_reason: str | None
     epoch: int
     created_at: datetime
+    review_within_s: float = 604_800.0
 
     def is_live(self, entity_type: str) -> bool:
         """Whether changes of `entity_type` flow."""
@@ -82,7 +84,7 @@ class Connection:
 _COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy,
               conflict_policies, retry_policy, poll_interval_s, poll_intervals, allow_http, allow_private, http2,
               compress, filters, on_leave, fields, concurrency, guard, budget, gates, state, state_reason, epoch,
-              created_at"""
+              created_at, review_within_s"""
 
 
 async def list_active(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:

@@ -43,12 +43,16 @@ select org_id, connection, entity_type, verdict, reason, sum(roots)::bigint as r
 where verdict <> 'seen' group by 1, 2, 3, 4, 5
 
 -- conflicts --
-select org_id, connection, entity_type, count(*) as count, min(opened_at) as oldest
-from sync.conflict where resolved_at is null group by 1, 2, 3
+select v.org_id, v.connection, v.entity_type, count(*) as count, min(v.opened_at) as oldest,
+  count(*) filter (where sync.due_at(v.opened_at, c.review_within_s) < %(now)s) as overdue
+from sync.conflict v left join sync.connection c on c.org_id = v.org_id and c.name = v.connection
+where v.resolved_at is null group by 1, 2, 3
 
 -- reviews --
-select org_id, connection, kind, count(*) as count from sync.review where closed_at is null and decision is null
-group by 1, 2, 3
+select v.org_id, v.connection, v.kind, count(*) as count,
+  count(*) filter (where sync.due_at(v.created_at, c.review_within_s) < %(now)s) as overdue
+from sync.review v left join sync.connection c on c.org_id = v.org_id and c.name = v.connection
+where v.closed_at is null and v.decision is null group by 1, 2, 3
 
 -- losing_values --
 -- What a rule or a person decided.

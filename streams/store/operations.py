@@ -72,7 +72,7 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
 
 
 async def waiting_for_people(conn: Conn, org_id: str, now: datetime) -> dict[str, Row]:
-    """`conflicts` and `reviews`: how many are `open`, and `oldest_s`, None where none is."""
+    """`conflicts` and `reviews`: how many are `open` and `overdue`, and `oldest_s`, None where none is."""
     rows = await _rows(conn, "waiting_for_people", {"org": org_id, "now": now})
     return {row.pop("what"): row for row in rows}
 

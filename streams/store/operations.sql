@@ -16,11 +16,17 @@ where state = 'open' and (org_id = %(org)s or org_id is null) group by 1
 select connection, count(*) as count from sync.conflict where org_id = %(org)s and resolved_at is null group by 1
 
 -- waiting_for_people --
-select 'conflicts' as what, count(*) as open, extract(epoch from %(now)s - min(opened_at))::float8 as oldest_s
-from sync.conflict where org_id = %(org)s and resolved_at is null
-union all
-select 'reviews', count(*), extract(epoch from %(now)s - min(created_at))::float8
-from sync.review where org_id = %(org)s and closed_at is null and decision is null
+select a.what, count(a.at) as open, extract(epoch from %(now)s - min(a.at))::float8 as oldest_s,
+  count(*) filter (where sync.due_at(a.at, c.review_within_s) < %(now)s) as overdue
+from (
+  select 'conflicts' as what, org_id, connection, opened_at as at from sync.conflict where org_id = %(org)s and resolved_at is null
+  union all
+  select 'reviews', org_id, connection, created_at from sync.review
+  where org_id = %(org)s and closed_at is null and decision is null
+  union all
+  select what, null, null, null from unnest(array['conflicts', 'reviews']) what) a
+left join sync.connection c on c.org_id = a.org_id and c.name = a.connection
+group by 1
 
 -- review_counts --
 select connection, count(*) as count from sync.review where org_id = %(org)s and closed_at is null and decision is null group by 1

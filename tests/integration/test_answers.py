@@ -32,7 +32,7 @@ class Asking(Inbound):
         return Incoming(event, position=f"inbound.events/{self.org}/{self.offset}", raw=events.encode(event, 7))
 
     async def open(self) -> list[dict]:
-        return await reviews.listed(self.conn, self.org, reviews.Which())
+        return await reviews.listed(self.conn, self.org, reviews.Which(), now=at(61))
 
     async def decide(self, entity_id=None, *, release=True) -> int:
         [item] = await self.open()
@@ -64,7 +64,7 @@ async def test_it_is_one_of_ours(asking):
     assert (person["first_name"], person["gender"]) == ("Ann", "f")
     assert [decision for decision, _ in await asking.ledger()] == ["applied"]
     assert (await asking.open(), await asking.answered.release()) == ([], 0)
-    [closed] = await reviews.listed(asking.conn, asking.org, reviews.Which(closed=True))
+    [closed] = await reviews.listed(asking.conn, asking.org, reviews.Which(closed=True), now=at(61))
     assert (closed["decision"], closed["entity_id"], closed["decided_by"], closed["closed_by"]) == (
         "link", entity, "ann", "ann",
     )  # fmt: skip

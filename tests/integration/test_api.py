@@ -462,7 +462,12 @@ async def test_who_a_record_is_can_be_decided(client, asked, pool):
                select 'org_main', 'clinic', kind, 'person', subject, 'avro', '{"external_type": "individual"}'
                from (values ('match', 'x8'), ('match', 'x9'), ('constraint', 'x7')) v(kind, subject)"""
         )
-    refused, new, link = (await client.get("/v1/reviews")).json()
+    link, new, refused = (await client.get("/v1/reviews")).json()
+    assert (await client.post(f"/v1/reviews/{link['id']}/assign", json={"to": "ann"})).status_code == 204
+    assert (await client.post(f"/v1/conflicts/{asked}/assign", json={"to": "ann"})).status_code == 204
+    assert (await client.post("/v1/conflicts/person_x/assign", json={"to": "ann"})).status_code == 404
+    assert [each["owner"] for each in (await client.get("/v1/conflicts")).json()] == ["ann"]
+    assert [each["subject"] for each in (await client.get("/v1/reviews", params={"after": new["id"]})).json()] == ["x7"]
 
     async def decide(item, **body):
         answer = await client.post(f"/v1/reviews/{item['id']}/decide", json=body)
@@ -477,6 +482,7 @@ async def test_who_a_record_is_can_be_decided(client, asked, pool):
     assert await decide(link, new=True) == (409, "review_decided")
     told = (await client.get(f"/v1/reviews/{link['id']}")).json()
     assert (told["entity_id"], told["decided_by"], told["note"]) == (asked, "api", "asked her")
+    assert (told["owner"], told["overdue"]) == ("ann", False)
     assert [each["id"] for each in (await client.get("/v1/reviews")).json()] == [refused["id"]]
 
 

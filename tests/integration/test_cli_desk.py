@@ -126,7 +126,7 @@ def test_what_was_refused_is_looked_at_and_closed(syncline, clinic, admin):
            ('org_main', 'clinic', 'unlinked', 'person', %s, '{}', null)""",
         (json.dumps({"constraint": "one_id_each", "table": "person", "payload": {"firstName": "Secret"}}), clinic),
     )
-    unlinked, refused = syncline("reviews", "list", "--json")
+    refused, unlinked = syncline("reviews", "list", "--json")
     assert (refused["kind"], refused["can_retry"], unlinked["can_retry"]) == ("constraint", True, False)
     said = syncline("reviews", "list", "--kind", "constraint") + syncline("reviews", "show", str(refused["id"]))
     assert "one_id_each" in said
@@ -140,7 +140,7 @@ def test_what_was_refused_is_looked_at_and_closed(syncline, clinic, admin):
     assert "review_closed" in syncline("reviews", "retry", str(refused["id"]), code=1)
     assert "review_unknown" in syncline("reviews", "show", "999999", code=1)
     assert [row["kind"] for row in syncline("reviews", "list", "--json")] == ["unlinked"]
-    closed = syncline("reviews", "list", "--closed", "--json")[1]
+    closed = syncline("reviews", "list", "--closed", "--json")[0]
     assert (closed["note"], closed["closed_by"].partition(":")[0]) == ("a test record", "cli")
     assert "review_unknown" in syncline("--org", "org_other", "reviews", "close", str(unlinked["id"]), code=1)
     actions = admin.execute("select action from sync.audit where action like 'review%' order by id").fetchall()
@@ -154,7 +154,7 @@ def test_who_a_record_is_is_decided_once(syncline, clinic, admin):
            select 'org_main', 'clinic', 'match', 'person', s, %s, 'avro' from unnest(array['x8', 'x9']) s""",
         (json.dumps({"external_type": "individual", "reason": "contradiction"}),),
     )
-    new, link = (str(row["id"]) for row in syncline("reviews", "list", "--json"))
+    link, new = (str(row["id"]) for row in syncline("reviews", "list", "--json"))
     assert f"syncline reviews decide {link} --link" in syncline("reviews", "show", link)
     for wrong in ((), ("--new", "--link", clinic)):
         assert "either --link" in " ".join(syncline("reviews", "decide", link, *wrong, code=2).split())
@@ -169,3 +169,39 @@ def test_who_a_record_is_is_decided_once(syncline, clinic, admin):
     told = admin.execute("select actor, detail from sync.audit where action = 'review.decide' order by id").fetchall()
     assert [detail["decision"] for _, detail in told] == ["link", "new"]
     assert all(actor.startswith("cli") for actor, _ in told)
+
+
+@pytest.mark.covers("R26")
+def test_what_a_person_is_asked_has_an_owner_and_a_deadline(syncline, clinic, admin):
+    admin.execute(
+        """insert into sync.review (org_id, connection, kind, entity_type, subject, created_at) values
+           ('org_main', 'clinic', 'constraint', 'person', 'new', now()),
+           ('org_main', 'clinic', 'constraint', 'person', 'older', now() - interval '6 d'),
+           ('org_main', 'clinic', 'constraint', 'person', 'late', now() - interval '8 d')"""
+    )
+    items = syncline("reviews", "list", "--json")
+    assert [(row["subject"], row["overdue"]) for row in items] == [("late", True), ("older", False), ("new", False)]
+    [behind] = syncline("reviews", "list", "--after", str(items[1]["id"]), "--json")
+    assert behind["subject"] == "new"
+    assert "3 review items wait for a person, the oldest for 8.0 d, 1 overdue" in syncline("status")
+    assert syncline("status", "--json")["conflicts"]["overdue"] == 0
+    assert "overdue 1.0 d" in syncline("reviews", "list")
+
+    assert "review_within_s changed" in syncline("connections", "set", "clinic", "--review-within", "1h")
+    assert syncline("connections", "show", "clinic", "--json")["review_within_s"] == 3600
+    assert [row["overdue"] for row in syncline("reviews", "list", "--json")] == [True, True, False]
+    assert "overdue 2.0 h" in syncline("conflicts", "list")
+    assert "limit_invalid" in syncline("connections", "set", "clinic", "--review-within", "0s", code=1)
+
+    late = str(items[0]["id"])
+    assert "belongs to ann" in syncline("reviews", "assign", late, "--to", "ann")
+    assert "belongs to ann" in syncline("conflicts", "assign", clinic, "--to", "ann")
+    assert "ann" in syncline("reviews", "list")
+    assert [row["owner"] for row in syncline("conflicts", "list", "--json")] == ["ann"]
+    assert "belongs to nobody" in syncline("reviews", "assign", late, "--nobody")
+    assert syncline("reviews", "show", late, "--json")["owner"] is None
+    assert "either --to" in " ".join(syncline("reviews", "assign", late, code=2).split())
+    assert "owner_invalid" in syncline("reviews", "assign", late, "--to", " ", code=1)
+    assert "conflict_unknown" in syncline("conflicts", "assign", "person_x", "--to", "ann", code=1)
+    actions = admin.execute("select action from sync.audit where action like '%.assign' order by id").fetchall()
+    assert [action for (action,) in actions] == ["review.assign", "conflict.assign", "review.assign"]

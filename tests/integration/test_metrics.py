@@ -117,6 +117,9 @@ async def test_what_waits_for_a_person_is_counted(out: Outbound, exposed) -> Non
     assert told["syncline_conflicts_open", "person"] == 2
     assert told["syncline_conflict_age_seconds", "person"] == 300
     assert told["syncline_reviews_open", "constraint"] == 1
+    assert told["syncline_conflicts_overdue", "person"] == 0
+    late = await exposed(NOW + timedelta(days=7))
+    assert late["syncline_conflicts_overdue", "person"] == 2
 
 
 async def test_no_metric_is_named_that_is_not_declared(exposed, out: Outbound) -> None:

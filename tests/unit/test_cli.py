@@ -24,7 +24,7 @@ PLAIN = [
     ("holds",), ("holds", "list"), ("holds", "approve"), ("holds", "drop"), ("connectors",), ("connectors", "apply"),
     ("conflicts",), ("conflicts", "list"), ("conflicts", "show"), ("conflicts", "resolve"), ("conflicts", "log"),
     ("conflicts", "restore"), ("reviews",), ("reviews", "list"), ("reviews", "show"), ("reviews", "retry"),
-    ("reviews", "close"), ("reviews", "decide"),
+    ("reviews", "close"), ("reviews", "decide"), ("reviews", "assign"), ("conflicts", "assign"),
 ]  # fmt: skip
 STACK = [("up",), ("down",), ("stack",), ("psql",), ("logs",)]
 
