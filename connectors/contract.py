@@ -66,7 +66,8 @@ class Manifest:
     clock_precision: timedelta = timedelta(milliseconds=1)
     """Granularity of their timestamps as they show them."""
     poll_overlap: timedelta = timedelta(minutes=5)
-    """How far a poll reaches back behind its checkpoint, for rows that became visible late."""
+    """How far a poll reaches back behind its checkpoint, for rows that became visible late; twice the measured error of
+    their clock where that is more. Only a system that shows every row from its own timestamp on may have less."""
     polls_in_order: bool = False
     """Pages come by ascending time: a poll may end at what happened after it began, and leave that to the next."""
     writes_whole_record: bool = False

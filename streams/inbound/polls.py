@@ -54,7 +54,8 @@ class Polled:
     """What one poll came to.
 
     Args:
-        through: newest of their times that was read.
+        date: their clock when they answered the first question; None where they do not tell.
+        newest: of their times that were read.
         positions: partition -> the offset after the last event published there.
         error: code of the problem that ended it; empty when all pages were read.
         failures: failed polls in a row, this one included.
@@ -62,7 +63,8 @@ class Polled:
 
     read: int = 0
     published: int = 0
-    through: datetime | None = None
+    date: datetime | None = None
+    newest: datetime | None = None
     positions: dict[int, int] = field(default_factory=dict)
     error: str = ""
     failures: int = 0
@@ -130,19 +132,20 @@ class Poller:
     ) -> None:
         async with self._pool.connection() as conn:
             error = await clock_errors.load(conn, connection.org_id, connection.name)
-        manifest, began_there = self._manifest(connection.system), None
+        manifest, first = self._manifest(connection.system), True
         overlap = clock_rules.overlap(manifest.poll_overlap, error)
         since, brought = None if fetched_through is None else fetched_through - overlap, Brought()
         async with self._open_client(connection) as client:
             async for page in client.pages(external_type, since):
+                if first:
+                    polled.date, first = page.date, False
                 await self._take(connection, external_type, page, polled)
                 whole = {record.external_id for record in page.records if record.complete}
                 if since is None:
                     brought.add(record.external_id for record in page.records)
                 async with self._pool.connection() as conn:
                     await fetches.brought(conn, connection, external_type, whole, began)
-                began_there = began_there or page.date
-                if manifest.polls_in_order and _is_later(page, began_there):
+                if manifest.polls_in_order and _is_later(page, polled.date):
                     break  # what happens while we read is the next poll's: a busy system has no last page
         if since is None:
             await self._doubt_missing(connection, external_type, brought, began)
@@ -168,7 +171,7 @@ class Poller:
             polled.published += len(new)
             PUBLISHED.labels(connection.name, external_type).inc(len(new))
         if page.through is not None:
-            polled.through = max(page.through, polled.through or page.through)
+            polled.newest = max(page.through, polled.newest or page.through)
 
     async def _unseen(self, facts: Sequence[InboundEvent]) -> list[InboundEvent]:
         """Those that nobody applied yet. Only spares work: the applier looks again."""
@@ -190,9 +193,7 @@ class Poller:
                 await dead_letters.write(conn, letters, self._now())
 
     async def _save(self, scope: dict[str, str], started: datetime, polled: Polled) -> None:
-        # Never past the moment at which we began to read: a time of theirs that lies in the future would make the next
-        # poll skip all that happens until then.
-        through = min(polled.through, started) if polled.through and not polled.error else None
+        through = None if polled.error else clock_rules.read_through(polled.date, polled.newest, started)
         async with self._pool.connection() as conn, conn.transaction():
             if polled.error:
                 await conn.execute(_SQL["poll_failed"], {**scope, "error": polled.error, "now": started})

@@ -47,5 +47,22 @@ def measure(date: datetime, sent_at: datetime, answered_at: datetime) -> Measure
 
 
 def overlap(least: timedelta, error: timedelta) -> timedelta:
-    """How far a poll reaches back behind its checkpoint, where their clock may be off so much (rule R20)."""
+    """How far a poll reaches back behind its checkpoint, where their clock may be off so much (rule R20).
+
+    Args:
+        least: as the manifest says; it may be short, the measured error counts all the same.
+    """
     return max(least, 2 * error)
+
+
+def read_through(date: datetime | None, newest: datetime | None, began: datetime) -> datetime | None:
+    """Up to which time of theirs a poll that has read all of its pages has read (rule R20); None: it cannot be told.
+
+    Args:
+        date: their clock when they answered its first question; what they do later is the next poll's.
+        newest: of the times that it read, where they tell no `date`.
+        began: our clock before it asked. Nothing counts beyond: a time of theirs that lies in the future would make
+            the next poll skip all that happens until then.
+    """
+    told = date or newest
+    return min(told, began) if told else None

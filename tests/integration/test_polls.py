@@ -179,6 +179,7 @@ async def parish(settings, tail):
 
 @pytest.mark.covers("F124", "F125", "F126", "F133")
 async def test_the_first_poll_reads_all_and_later_ones_what_changed(parish):
+    await parish.theirs("POST", "/clock", {"skew_s": -2})
     for n in range(3):
         await parish.put(f"x{n}", firstName=f"P{n}")
     polled = await parish.poll()
@@ -191,6 +192,7 @@ async def test_the_first_poll_reads_all_and_later_ones_what_changed(parish):
     assert after["applied_through"] == after["fetched_through"] == before["fetched_through"]
     again = await parish.poll()
     assert (again.read, again.published) == (3, 0), "the overlap is read, and nothing of it is sent twice"
+    await parish.theirs("POST", "/clock", {"skew_s": 0})
     await parish.put("x1", firstName="changed")
     assert (await parish.poll()).published == 1
     await parish.apply()
@@ -200,6 +202,7 @@ async def test_the_first_poll_reads_all_and_later_ones_what_changed(parish):
 
 @pytest.mark.covers("F053", "C13")
 async def test_applied_through_follows_the_applier_and_never_overtakes_it(parish):
+    await parish.theirs("POST", "/clock", {"skew_s": -2})
     for n in range(30):
         await parish.put(f"x{n}", firstName=f"P{n}")
     polled = await parish.poll()
@@ -208,6 +211,7 @@ async def test_applied_through_follows_the_applier_and_never_overtakes_it(parish
     await parish.apply(only=reached[0])
     assert (await parish.checkpoint())["applied_through"] is None
     first = (await parish.checkpoint())["fetched_through"]
+    await parish.theirs("POST", "/clock", {"skew_s": 0})
     await parish.put("x0", firstName="later")
     await parish.poll()
     await parish.apply()
@@ -218,10 +222,12 @@ async def test_applied_through_follows_the_applier_and_never_overtakes_it(parish
 
 @pytest.mark.covers("C13", "C11")
 async def test_applied_through_stops_before_an_event_that_waits_for_a_person(parish):
+    await parish.theirs("POST", "/clock", {"skew_s": -2})
     await parish.put("good", firstName="Good")
     good = (await parish.theirs("GET", "/state"))["records"]["individual"]["good"]["timestamp"]
     await parish.put("bad", birthDate="yesterday")
     await parish.put("later", firstName="Later")
+    await parish.theirs("POST", "/clock", {"skew_s": 0})
     await parish.poll()
     await parish.apply()
     assert await parish.names() == ["Good", "Later"]
@@ -287,6 +293,38 @@ async def test_a_time_in_the_future_does_not_hide_what_happens_until_then(parish
         "select modified_at from canon.person where org_id = %s and first_name = 'Future'", parish.org
     )
     assert future["modified_at"] <= datetime.now(UTC) + timedelta(minutes=6), "a fast clock does not win for ever"
+
+
+@pytest.mark.covers("R20")
+async def test_a_poll_begins_where_the_one_before_began_by_their_clock(parish):
+    """Also where nothing has happened there for long, or ever, or while it went on."""
+    behind = timedelta(hours=1)
+    await parish.theirs("POST", "/clock", {"skew_s": -behind.total_seconds()})
+    began = datetime.now(UTC) - behind - timedelta(seconds=1)
+    await parish.poll("campus")
+    first = (await parish.checkpoint("campus"))["fetched_through"]
+    assert began <= first <= datetime.now(UTC) - behind
+    asked = []
+
+    class Slow:
+        async def pages(self, external_type, since):
+            asked.append(since)
+            for n in (0, 1):
+                at = first + timedelta(seconds=10 * n)
+                fact = ExternalRecord(external_type, f"c{n}", Op.UPDATE, at, {"name": f"C{n}"}, at.isoformat())
+                yield Page([fact], at, date=at)
+
+    @asynccontextmanager
+    async def slow(_):
+        yield Slow()
+
+    poller = Poller(parish.opened.app, parish.publisher, manifest, slow, now=clock.now)
+    (clock_error,) = await parish.rows("select error_s from sync.clock_error where org_id = %s", parish.org)
+    assert clock_error["error_s"] > 3500
+    assert (await parish.poll("campus", poller)).newest == first + timedelta(seconds=10)
+    assert (await parish.checkpoint("campus"))["fetched_through"] == first
+    reaching_back = 2 * timedelta(seconds=clock_error["error_s"])
+    assert asked == [first - reaching_back], "twice the error, whatever the manifest says"
 
 
 async def test_a_lost_webhook_is_made_good_and_counted(parish):
@@ -650,4 +688,4 @@ async def test_a_poll_of_a_system_that_is_never_at_rest_ends_and_the_next_one_go
     polled = await parish.poll(poller=poller)
     assert (polled.error, numbers) == ("", [0, 1, 2])
     checkpoint = await parish.checkpoint()
-    assert checkpoint["fetched_through"] <= polled.through
+    assert checkpoint["fetched_through"] <= polled.date < polled.newest
