@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from schemas.events import InboundEvent
@@ -15,9 +15,10 @@ from schemas.fields import Document, Json
 from streams.inbound import customs, part_links
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.reading import Loaded, Record
-from streams.rules import alternation, conflicts, echoes, mapping, payloads, references, typeids
+from streams.rules import alternation, conflicts, echoes, mapping, payloads, references, reopening, typeids
 from streams.rules.custom_fields import Custom
 from streams.rules.mapping import Reading
+from streams.rules.reopening import Lost
 from streams.rules.sides import Agreed, Decision, Kind, Ours, Theirs, merged
 from streams.store.aggregates import Rows
 
@@ -39,6 +40,7 @@ class Entity:
         write: fields and parts that changed.
         custom: part key, or an empty text for the root -> their custom fields.
         write_custom: those that changed.
+        retimed: root fields of which only the time changed.
         made: it has no row yet.
         marked: set when it is to be marked as deleted (True) or no longer (False).
     """
@@ -56,6 +58,7 @@ class Entity:
     write: Document = field(default_factory=dict)
     custom: dict[str, Custom] = field(default_factory=dict)
     write_custom: dict[str, Custom] = field(default_factory=dict)
+    retimed: set[str] = field(default_factory=set)
     marked: bool | None = None
     last: InboundEvent | None = None
 
@@ -92,6 +95,7 @@ class Folded:
     tracks: list[Track]
     entries: list[Row] = field(default_factory=list)
     losers: list[Row] = field(default_factory=list)
+    moved: list[Row] = field(default_factory=list)
 
 
 def fold(unit: Unit, loaded: Loaded, incoming: Iterable[Incoming]) -> Folded:
@@ -138,6 +142,8 @@ class _Fold:
         decision = conflicts.decide(ours, theirs, agreed, self._unit.terms)
         lately = self._loaded.pushed.get(track.entity.id, Counter())
         decision = alternation.stop(decision, ours, theirs, agreed, lately)
+        if decision.reason == "stale" and not theirs.deleted:
+            decision = self._reopen(track, ours, theirs, agreed) or decision
         if decision.kind is not Kind.DROP:
             self._advance(track, each, decision, reading)
             self._note(track, each, decision, ours)
@@ -175,13 +181,28 @@ class _Fold:
         customs.keep(self._unit, track.entity, each, reading)
         return "applied", "created"
 
+    def _reopen(self, track: Track, ours: Ours, theirs: Theirs, agreed: Agreed) -> Decision | None:
+        """What an event that is too old for anything else tells of the times of what they hold."""
+        state, entity_id = track.record.state, track.record.entity_id or ""
+        losers = (lost(row) for row in self._folded.losers if row["entity_id"] == entity_id)
+        values = [*self._loaded.lost.get(entity_id, ()), *(each for each in losers if each)]
+        shared = entity_id in self._loaded.shared
+        found = reopening.reopen(ours, theirs, agreed, self._unit.terms, state.spans, values, shared=shared)
+        if found is None:
+            return None
+        state.spans, track.state_moved = found.spans, True
+        rows = [{"entity_id": entity_id, **asdict(each)} for each in found.moved]
+        self._folded.moved += rows
+        retime(self._folded.losers, rows)
+        return found.decision
+
     def _ours(self, entity: Entity) -> Ours:
         hidden = {k: v for k, v in entity.document.items() if k not in entity.seen and "/" not in k and v is not None}
         return Ours(
             entity.seen,
             entity.modified_at,
             entity.version,
-            entity.edited_at,
+            dict(entity.edited_at),
             hidden,
             deleted=entity.deleted,
             deleted_there=entity.deleted_there,
@@ -231,6 +252,10 @@ class _Fold:
             record.link_id, track.link_is_new = typeids.derived("link", event.received_at, event.event_id), True
         record.entity_id, track.state_moved = entity.id, True
         state = record.state
+        at = each.written_at if decision.since is None else min(each.written_at, decision.since - each.ahead)
+        if not decision.hidden and event.op != "delete":
+            known = state.at - each.ahead if state.at else None
+            state.spans = reopening.noted(state.spans, reading.document, state.base, known, at)
         state.base = decision.base
         if decision.over is not None:
             state.over = decision.over
@@ -239,7 +264,6 @@ class _Fold:
             if not state.untimed_push_at:
                 state.pushed_at = None  # what is heard from here on comes after a push whose time they told
             state.at = state.heard_at = event.occurred_at
-        at = each.written_at if decision.since is None else min(each.written_at, decision.since - each.ahead)
         _write(entity, decision, each.event, at)
         track.correct = track.correct or decision.remote_needs_correction
         track.recreate = decision.recreate
@@ -265,9 +289,9 @@ class _Fold:
     def _note(self, track: Track, each: Incoming, decision: Decision, ours: Ours) -> None:
         entity_id, event_id = track.record.entity_id, each.event.event_id.hex()
         for loser in decision.losers:
-            ours_at = ours.edited_at.get(loser.field, ours.modified_at)
+            ours_at = decision.times.get(loser.field) or ours.edited_at.get(loser.field, ours.modified_at)
             values = {"base": loser.base, "ours": loser.ours, "theirs": loser.theirs}
-            times = {"ours_at": ours_at, "theirs_at": each.event.occurred_at}
+            times = {"ours_at": ours_at, "theirs_at": each.written_at}
             named = {"entity_id": entity_id, "field": loser.field, "winner": loser.winner, "rule": loser.rule}
             self._folded.losers.append(named | values | times | {"event_id": event_id})
         for question in decision.questions:
@@ -278,6 +302,23 @@ class _Fold:
     def _enter(self, event: InboundEvent, track: Track, kind: str, reason: str) -> None:
         entity_id = track.record.entity_id
         self._folded.entries.append(entry(event, kind, reason, entity_id))
+
+
+def retime(losers: Iterable[Row], moved: Iterable[Row]) -> None:
+    """Put right the times of lines of the conflict log; the statement `move_times` does it to those that are stored."""
+    for row, each in ((row, each) for each in moved for row in losers):
+        if (row["entity_id"], row["field"]) == (each["entity_id"], each["field"]):
+            for side, time in (("ours", "ours_at"), ("theirs", "theirs_at")):
+                if row[side] == each["value"] and row.get(time) == each["by"]:
+                    row[time] = each["at"]
+
+
+def lost(row: Row) -> Lost | None:
+    """What a line of the conflict log says has lost by its time; the statement `lost_lately` reads the stored ones."""
+    if row["rule"] not in reopening.RULES or row["winner"] == "neither":
+        return None
+    side = "theirs" if row["winner"] == "ours" else "ours"
+    return Lost(row["field"], row[side], row[f"{side}_at"])
 
 
 def _is_soon(event: InboundEvent, closed_at: datetime | None) -> bool:
@@ -329,12 +370,15 @@ def _entity(unit: Unit, loaded: Loaded, entity_id: str, rows: Rows) -> Entity:
 def _write(entity: Entity, decision: Decision, event: InboundEvent, at: datetime) -> None:
     made = {loser.field for loser in decision.losers if loser.winner == "neither"}
     for key in decision.taken:
+        written = decision.times.get(key, at)
         if "/" in key or key in made:
-            entity.edited_at[key] = max(entity.edited_at.get(key, at), at)
+            entity.edited_at[key] = max(entity.edited_at.get(key, written), written)
         else:
-            entity.edited_at[key] = at
+            entity.edited_at[key] = written
         if "/" not in key:
-            entity.modified_at = max(entity.modified_at, at)
+            entity.modified_at = max(entity.modified_at, written)
+    entity.edited_at |= decision.times
+    entity.retimed |= decision.times.keys()
     write = {key: _with_hidden(entity, key, value) for key, value in decision.write.items()}
     entity.document = merged(entity.document, write)
     entity.seen = merged(entity.seen, decision.write)  # what is theirs, they can represent
@@ -342,7 +386,7 @@ def _write(entity: Entity, decision: Decision, event: InboundEvent, at: datetime
     if decision.delete or decision.revive:
         entity.deleted = entity.deleted_there = entity.marked = decision.delete
         entity.modified_at = max(entity.modified_at, at)
-    if decision.taken or decision.delete or decision.revive or entity.made:
+    if decision.taken or decision.times or decision.delete or decision.revive or entity.made:
         entity.last = event
 
 

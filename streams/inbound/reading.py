@@ -18,9 +18,10 @@ from schemas.fields import Document, Json
 from streams.inbound import part_links
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.part_links import PartLink
-from streams.rules import alternation, references
+from streams.rules import alternation, references, reopening
 from streams.rules.alternation import Pushed
 from streams.rules.references import Reference
+from streams.rules.reopening import Lost, Span
 from streams.rules.sides import Over
 from streams.store import aggregates, queries
 from streams.store.aggregates import Rows
@@ -42,6 +43,7 @@ class State:
     pushed_at: datetime | None = None
     base: Document | None = None
     over: tuple[Over, ...] = ()
+    spans: Mapping[str, Span] = field(default_factory=dict)
 
     @property
     def untimed_push_at(self) -> datetime | None:
@@ -87,6 +89,8 @@ class Loaded:
         intents: entity id -> the document of a push on its way, or {} for one that is only wanted.
         questions: entity id -> fields with an open question.
         pushed: entity id -> what our pushes lately replaced, where there were any.
+        lost: entity id -> values that lately lost by their time, where an event comes late.
+        shared: of those, entities that other connections have, too.
         received: entity id -> when the last event of the instant we know was received.
         part_links: entity id -> links of its parts.
         our_ids, their_ids: other entities, by (entity type, id of the one side) -> id of the other.
@@ -99,6 +103,8 @@ class Loaded:
     questions: dict[str, set[str]] = field(default_factory=dict)
     pushed: dict[str, Pushed] = field(default_factory=dict)
     received: dict[str, datetime] = field(default_factory=dict)
+    lost: dict[str, list[Lost]] = field(default_factory=dict)
+    shared: set[str] = field(default_factory=set)
     our_ids: dict[Reference, str] = field(default_factory=dict)
     their_ids: dict[Reference, str] = field(default_factory=dict)
     part_links: dict[str, list[PartLink]] = field(default_factory=dict)
@@ -145,6 +151,7 @@ async def _load_about(conn: Conn, unit: Unit, incoming: Sequence[Incoming], load
         await _load_removed_parts(conn, unit, incoming, loaded)
         await _load_ties(conn, unit, incoming, loaded)
         await _load_pushes(conn, unit, incoming, loaded)
+        await _load_lost(conn, unit, incoming, loaded)
     await part_links.load(conn, unit, loaded)
     await _load_references(conn, unit, incoming, loaded, is_our_id)
 
@@ -160,8 +167,8 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
     if not by_link:
         return
     cursor = await conn.execute(_SQL["states"], {**unit.scope, "ids": sorted(by_link)})
-    async for link_id, version, at, heard_at, pushed_at, base, over in cursor:
-        by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None, _over(over))
+    async for link_id, version, at, heard_at, pushed_at, base, over, spans in cursor:
+        by_link[link_id].state = State(version, at, heard_at, pushed_at, base or None, _over(over), _spans(spans))
 
 
 def _over(stored: list[dict[str, Any]]) -> tuple[Over, ...]:
@@ -176,6 +183,10 @@ def _over(stored: list[dict[str, Any]]) -> tuple[Over, ...]:
         )
         for each in stored
     )
+
+
+def _spans(stored: dict[str, Any]) -> dict[str, Span]:
+    return {key: Span(_time(each["after"]), datetime.fromisoformat(each["by"])) for key, each in stored.items()}
 
 
 def _time(text: str | None) -> datetime | None:
@@ -285,6 +296,25 @@ async def _load_pushes(conn: Conn, unit: Unit, incoming: Iterable[Incoming], loa
     cursor = await conn.execute(_SQL["pushed_lately"], {**unit.scope, "ids": ids, "since": since})
     async for entity_id, changes in cursor:
         loaded.pushed.setdefault(entity_id, alternation.pushed(())).update(alternation.pushed(changes))
+
+
+async def _load_lost(conn: Conn, unit: Unit, incoming: Sequence[Incoming], loaded: Loaded) -> None:
+    """Only where an event is older than the state that we know, or than the one before it."""
+    newest = {r.external_id: r.state.at for r in loaded.records.values()}
+    late: set[str] = set()
+    for each in incoming:
+        theirs, at = each.event.external_id, each.event.occurred_at
+        known = newest[theirs]
+        if known is not None and at <= known and (entity_id := loaded.records[theirs].entity_id):
+            late.add(entity_id)
+        newest[theirs] = max(at, known or at)
+    if not late:
+        return
+    since = min(each.event.received_at for each in incoming) - reopening.WITHIN
+    values = {**unit.scope, "ids": sorted(late), "rules": sorted(reopening.RULES), "since": since}
+    async for entity_id, name, value, at in await conn.execute(_SQL["lost_lately"], values):
+        loaded.lost.setdefault(entity_id, []).append(Lost(name, value, at))
+    loaded.shared = {entity_id async for (entity_id,) in await conn.execute(_SQL["linked_elsewhere"], values)}
 
 
 async def _load_references(

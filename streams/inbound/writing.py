@@ -37,6 +37,7 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     await _save_links(conn, unit, folded, now)
     await part_links.save(conn, unit, loaded, folded, now)
     await _run(conn, unit, "save_states", [state_of(track) for track in moved], now)
+    await _run(conn, unit, "move_times", folded.moved, now)
     await _run(conn, unit, "save_losers", folded.losers, now)
     await _save_questions(conn, unit, loaded, moved, now)
     await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
@@ -65,8 +66,8 @@ def rows_of(unit: Unit, loaded: Loaded, track: Track) -> Iterator[RowWrite]:
     if entity.marked is not None:
         columns |= _mark(unit, entity)
     custom = customs.of_row(unit, entity, "")
-    if columns or entity.made or custom:
-        times = {name: entity.edited_at.get(name, entity.modified_at) for name in columns}
+    if columns or entity.made or custom or entity.retimed:
+        times = {name: entity.edited_at.get(name, entity.modified_at) for name in columns.keys() | entity.retimed}
         yield RowWrite(
             unit.root.name, entity.id, columns, entity.modified_at, origin, event, "", entity.made, times, custom
         )
@@ -176,6 +177,7 @@ def state_of(track: Track) -> Row:
         "pushed_at": state.pushed_at,
         "base": state.base or {},
         "over": state.over,
+        "spans": state.spans,
     }
 
 

@@ -85,6 +85,7 @@ def _decide_delete(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Ter
         asked = Question("deleted_at", None, None, theirs.at.isoformat(), "manual")
         return Decision(Kind.ASK, "manual", base=base, questions=(asked,))
     winner, rule = winner_of(ours, ours.last_edit, theirs, terms, terms.policy)
+    rule = "delete" if rule == "last_write" else rule  # of the record, not of a value
     losers = tuple(Loser(k, base.get(k), ours.document.get(k), None, winner, rule) for k in changed)
     if winner == "ours":
         return Decision(Kind.KEEP, "edited_here_since", losers=losers, remote_needs_correction=True, recreate=True)

@@ -212,6 +212,7 @@ class Decision:
         hidden: the event told of an edit that a push of ours wrote over: they hold a newer state than it tells.
         over: our last pushes, as far as the event changes what we know of them; None when it does not.
         since: set when the event's time is that of our own push: what else it tells of was written after this time.
+        times: field -> when its value was written, where that is not the event's time.
     """
 
     kind: Kind
@@ -227,6 +228,7 @@ class Decision:
     hidden: bool = False
     over: tuple[Over, ...] | None = None
     since: datetime | None = None
+    times: Mapping[str, datetime] = field(default_factory=dict)
 
     @property
     def taken(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ where l.org_id = %(org)s and l.connection = %(connection)s and l.external_type =
 order by l.id for update
 
 -- states --
-select s.link_id, s.external_version, s.external_updated_at, s.heard_at, s.pushed_at, s.base, s.over
+select s.link_id, s.external_version, s.external_updated_at, s.heard_at, s.pushed_at, s.base, s.over, s.spans
 from sync.link_state s where s.org_id = %(org)s and s.link_id = any(%(ids)s)
 order by s.link_id for update
 
@@ -132,10 +132,10 @@ where l.org_id = r.org_id and l.id = r.id
 
 -- save_states --
 -- `pushed_at` goes when an event comes after a push whose time they told: from here on their clock says it all.
-insert into sync.link_state as s (org_id, link_id, external_version, external_updated_at, heard_at, pushed_at, last_processed_at, base, over)
-select %(org)s, r.link_id, r.external_version, r.external_updated_at, r.heard_at, r.pushed_at, %(now)s, r.base, r.over
+insert into sync.link_state as s (org_id, link_id, external_version, external_updated_at, heard_at, pushed_at, last_processed_at, base, over, spans)
+select %(org)s, r.link_id, r.external_version, r.external_updated_at, r.heard_at, r.pushed_at, %(now)s, r.base, r.over, r.spans
 from json_to_recordset(%(rows)s::json) as r(link_id text, external_version text, external_updated_at timestamptz, heard_at timestamptz,
-  pushed_at timestamptz, base jsonb, over jsonb)
+  pushed_at timestamptz, base jsonb, over jsonb, spans jsonb)
 order by r.link_id
 on conflict (org_id, link_id) do update set
   rev = s.rev + 1,
@@ -145,11 +145,33 @@ on conflict (org_id, link_id) do update set
   pushed_at = excluded.pushed_at,
   last_processed_at = excluded.last_processed_at,
   base = excluded.base,
-  over = excluded.over
+  over = excluded.over,
+  spans = excluded.spans
 
 -- touch_states --
 -- F132: in every case it is known when a record was last looked at.
 update sync.link_state set last_processed_at = %(now)s where org_id = %(org)s and link_id = any(%(ids)s)
+
+-- lost_lately --
+-- Values that lost by their time, with that time.
+select entity_id, field, case winner when 'ours' then theirs else ours end, case winner when 'ours' then theirs_at else ours_at end
+from sync.conflict_log
+where entity_id = any(%(ids)s) and org_id = %(org)s and decided_at > %(since)s and rule = any(%(rules)s) and winner <> 'neither'
+
+-- linked_elsewhere --
+select distinct l.entity_id from sync.external_link l
+where l.sync_key = any(select %(org)s || '/' || i from unnest(%(ids)s::text[]) i) and l.org_id = %(org)s
+  and l.connection <> %(connection)s and l.part = '' and l.deleted_at is null
+
+-- move_times --
+-- A value was there earlier than we believed.
+update sync.conflict_log c set
+  ours_at = case when c.ours = r.value and c.ours_at = r.by then r.at else c.ours_at end,
+  theirs_at = case when c.theirs = r.value and c.theirs_at = r.by then r.at else c.theirs_at end
+from (select *, %(org)s::text as org_id from json_to_recordset(%(rows)s::json) as j(entity_id text, field text, value jsonb,
+     by timestamptz, at timestamptz) offset 0) r
+where c.entity_id = r.entity_id and c.org_id = r.org_id and c.field = r.field
+  and (c.ours = r.value and c.ours_at = r.by or c.theirs = r.value and c.theirs_at = r.by)
 
 -- save_losers --
 insert into sync.conflict_log (org_id, connection, entity_type, entity_id, field, base, ours, theirs, winner, rule,

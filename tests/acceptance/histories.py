@@ -228,7 +228,10 @@ class History:
         if pipe.flying or pipe.wanted:
             loaded.intents[PERSON] = pipe.flying.sent if pipe.flying else {}
         loaded.questions[PERSON] = set(pipe.questions)
+        loaded.shared = {PERSON}
+        loaded.lost[PERSON] = [each for each in map(folding.lost, self.log) if each]
         folded = folding.fold(unit, loaded, [Incoming(event, dict(record.payload), ahead=pipe.ahead)])
+        folding.retime(self.log, folded.moved)
         self.log += folded.losers
         for track in folded.tracks:
             self.made += track.entity is not None and track.entity.made
@@ -256,7 +259,11 @@ class History:
     def _replace(self, pipe: Pipe, name: str, theirs: Any) -> None:
         before = pipe.questions.get(name)
         if before is not None and before["theirs"] != theirs:
-            self.log.append({"field": name, "ours": before["ours"], "theirs": before["theirs"], "winner": "ours"})
+            self._lose(name, before["ours"], before["theirs"], "ours")
+
+    def _lose(self, name: str, ours: Any, theirs: Any, winner: str) -> None:
+        row = {"entity_id": PERSON, "field": name, "ours": ours, "theirs": theirs, "winner": winner, "rule": "manual"}
+        self.log.append(row)
 
     def answer(self) -> bool:
         """A person answers all questions, as the conflict desk does; whether there were any."""
@@ -264,7 +271,7 @@ class History:
         for pipe, question in asked:
             name, side = question["field"], self.dice.choice(("ours", "theirs"))
             ours = self.root[name]
-            self.log.append({"field": name, "ours": ours, "theirs": question["theirs"], "winner": side})
+            self._lose(name, ours, question["theirs"], side)
             pipe.wanted = True
             if name == "deleted_at":
                 self._answer_delete(pipe, side)
