@@ -126,7 +126,7 @@ async def test_equal_ids_of_types_and_of_records_do_not_collide(nested):
     )
     assert len(await nested.people()) == 2
     made = await nested.rows(
-        "select external_type, part, external_id from sync.external_link where org_id = %s order by 1, 2", nested.org
+        "select external_type, part, external_id from sync.external_link where org_id = %s order by 1, 2, 3", nested.org
     )
     assert [tuple(row.values()) for row in made] == [
         ("emails", "7", "7"), ("emails", "8", "7"), ("people", "", "7"), ("people", "", "8"),
