@@ -15,7 +15,7 @@ from schemas.fields import Document, Json
 from streams.inbound import customs, part_links
 from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.reading import Loaded, Record
-from streams.rules import alternation, conflicts, echoes, mapping, payloads, references, reopening, typeids
+from streams.rules import alternation, conflicts, echoes, mapping, matching, payloads, references, reopening, typeids
 from streams.rules.custom_fields import Custom
 from streams.rules.mapping import Reading
 from streams.rules.reopening import Lost
@@ -239,9 +239,14 @@ class _Fold:
             our_id=self._loaded.our_id,
             new_id=lambda kind, place: typeids.derived(kind, event.received_at, event.event_id, kind, str(place)),
             part_ids=track.part_ids,
+            alike=self._alike if track.record.state.base is None else None,
         )
         payloads.check_times(reading.document, self._unit.times)
         return reading
+
+    def _alike(self, kind: str, one: Document, other: Document) -> bool:
+        """Before we know what they hold, a key that is spelled differently is the same part, and not a second one."""
+        return matching.alike(self._unit.part_keys.get(kind, {}), one, other)
 
     def _advance(self, track: Track, each: Incoming, decision: Decision, reading: Reading) -> None:
         """The state after a decision that was not to drop the event."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from connectors.contract import CreateTier, Manifest
-from schemas.entity_types import EntityType
+from schemas.entity_types import KEY_KINDS, EntityType
 from schemas.events import InboundEvent
 from schemas.fields import Aggregate, Json
 from schemas.model import Model
@@ -74,6 +74,8 @@ class Unit:
     """How far their clock is ahead of ours."""
     key_kinds: Mapping[str, str] = field(default_factory=dict)
     """Name of each of the aggregate's match rules -> how its values are normalised."""
+    part_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Part type -> its columns that are keys -> how their values are normalised."""
 
     @property
     def org_id(self) -> str:
@@ -132,4 +134,6 @@ def unit_of(
         columns = model[part.entity_type].fields
         times |= {(part.entity_type, f.name): kind for f in columns if (kind := _TIMES.get(f.sql_type))}
     kinds = {r.name: model[r.part or root.name].field(r.column).normalize for r in aggregate.match}
-    return Unit(connection, manifest, aggregate, root, terms, times, clock.ahead, kinds)
+    names = [part.entity_type for part in aggregate.parts]
+    keys = {name: {f.name: f.normalize for f in model[name].fields if f.normalize in KEY_KINDS} for name in names}
+    return Unit(connection, manifest, aggregate, root, terms, times, clock.ahead, kinds, keys)

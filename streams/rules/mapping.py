@@ -11,9 +11,10 @@ has forms, is told by these (`schemas.forms`); a value of ours that its form can
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from schemas import forms
@@ -30,6 +31,9 @@ NewId = Callable[[str, int], str]
 
 PartIds = Mapping[tuple[str, str], str]
 """(part type, their id of an item) -> the id of our part."""
+
+Alike = Callable[[str, Document, Document], bool]
+"""(part type, a part, another) -> whether they are one that is spelled differently."""
 
 _MISSING = object()
 _NOTHING: Mapping[Any, Any] = {}
@@ -110,6 +114,7 @@ def read(
     our_id: OurId,
     new_id: NewId,
     part_ids: PartIds = _NOTHING,
+    alike: Alike | None = None,
 ) -> Reading:
     """Their payload as a document, and which item is which part.
 
@@ -117,6 +122,7 @@ def read(
         known: a document (ours, the base, or both together) whose parts theirs may be: an item without an id that we
             know is the known part of equal content; a known part that a present list lacks comes back as None.
         part_ids: the parts whose items have ids of theirs; no other item is taken for them.
+        alike: also an item that is alike is the known part, where none is equal.
 
     Raises:
         Problem: `item_unreadable`, for a list of parts that holds something else than objects; `value_unreadable`, for
@@ -126,7 +132,7 @@ def read(
     for part in aggregate.parts:
         items = _get(payload, part.external)
         if isinstance(items, list | None):
-            _read_parts(part, items or [], reading, known, our_id, new_id, part_ids)
+            _read_parts(part, items or [], reading, known, our_id, new_id, part_ids, alike)
     return reading
 
 
@@ -233,6 +239,7 @@ def _read_parts(
     our_id: OurId,
     new_id: NewId,
     part_ids: PartIds,
+    alike: Alike | None,
 ) -> None:
     prefix = f"{part.entity_type}/"
     free = {key: value for key, value in known.items() if key.startswith(prefix) and value is not None}
@@ -248,14 +255,31 @@ def _read_parts(
             free.pop(prefix + named, None)
         else:
             nameless.append((place, item))
+    # A reference to what we do not know is none of ours either.
+    contents = {
+        place: dict.fromkeys(_unresolved(part, item, our_id)) | _read(part.fields, item, our_id)
+        for place, item in nameless
+    }
+    found = _found(part, contents, {key: value for key, value in free.items() if key not in taken}, alike)
     for place, item in nameless:
-        # A reference to what we do not know is none of ours either.
-        content = dict.fromkeys(_unresolved(part, item, our_id)) | _read(part.fields, item, our_id)
-        equal = (k for k, v in free.items() if v == content and k not in taken)
-        key = next(equal, None) or prefix + new_id(part.entity_type, place)
+        key = found.get(place) or prefix + new_id(part.entity_type, place)
         free.pop(key, None)
         _take(part, key, item, reading, known, our_id)
     reading.document.update(dict.fromkeys(free))
+
+
+def _found(part: Part, contents: Mapping[int, Document], free: Document, alike: Alike | None) -> dict[int, str]:
+    """Place in their list -> the part that the item is. What is equal comes first: nobody is to take its part away."""
+    found: dict[int, str] = {}
+    ways: list[Callable[[Document, Document], bool]] = [operator.eq]
+    if alike is not None:
+        ways.append(partial(alike, part.entity_type))
+    for is_same in ways:
+        for place, content in contents.items() if free else ():
+            if place not in found and (key := next((k for k, v in free.items() if is_same(v, content)), None)):
+                found[place] = key
+                del free[key]
+    return found
 
 
 def _named(part: Part, item: Mapping[str, Json], part_ids: PartIds) -> str | None:

@@ -6,6 +6,7 @@ entities, or one that something else speaks against, nothing is guessed: a perso
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,11 @@ from datetime import datetime
 
 from schemas.entity_types import EntityType
 from schemas.fields import Aggregate, Document, Json, MatchRule
+
+FEWEST_DIGITS = 7
+"""Of a phone number that is one."""
+
+_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
 
 Key = tuple[str, str]
 """(name of a rule, normalised value)."""
@@ -141,6 +147,16 @@ def by_entity(named: Iterable[tuple[Key, str]]) -> dict[str, frozenset[Key]]:
     return {entity_id: frozenset(keys) for entity_id, keys in found.items()}
 
 
+def alike(kinds: Mapping[str, str], one: Document, other: Document) -> bool:
+    """Whether two parts are one that is spelled differently: of all columns that are keys they say the same.
+
+    Args:
+        kinds: column -> how its values are normalised.
+    """
+    pairs = [(kind, one.get(column), other.get(column)) for column, kind in kinds.items()]
+    return bool(pairs) and all(_is_key(kind, mine) and same(kind, mine, theirs) for kind, mine, theirs in pairs)
+
+
 def same(kind: str, one: Json, other: Json) -> bool:
     """Whether two values are one to a reader. `kind` is a field's `normalize`."""
     return bool(_plain(kind, one) == _plain(kind, other))
@@ -156,6 +172,16 @@ def _against(aggregate: Aggregate, root: EntityType, theirs: Document, candidate
         if one not in (None, "") and other not in (None, "") and not same(root.field(column).normalize, one, other):
             found.append(column)
     return found
+
+
+def _is_key(kind: str, value: Json) -> bool:
+    """As the database says it: what people type into a field that they must fill in is no key."""
+    plain = _plain(kind, value)
+    if not isinstance(plain, str):
+        return False
+    if kind == "phone":
+        return len(plain) >= FEWEST_DIGITS
+    return _ADDRESS.fullmatch(plain) is not None if kind == "email" else len(set(plain)) > 1
 
 
 def _plain(kind: str, value: Json) -> Json:

@@ -89,6 +89,19 @@ async def test_after_a_match_the_newer_side_wins_and_what_lost_is_kept(inbound):
     assert (await inbound.person())["last_name"] == "Newer"
 
 
+@pytest.mark.covers("F113", "F129")
+@pytest.mark.parametrize(("minutes", "wins"), [(-9000, "ann@example.org"), (10**7, "Ann@Example.ORG")])
+async def test_a_key_that_is_spelled_differently_is_one_part_and_the_newer_spelling_wins(inbound, minutes, wins):  # noqa: F811
+    entity = await make(inbound, address="ann@example.org")
+    theirs = {**ANN, "emails": [{"address": "Ann@Example.ORG"}, {"address": "second@example.org"}]}
+    await inbound.apply(inbound.event("x1", theirs, minutes))
+    assert await links(inbound) == {"x1": (entity, "match")}
+    assert [each for each in await inbound.emails() if each.lower() == "ann@example.org"] == [wins]
+    # From then on we know what they hold.
+    await inbound.apply(inbound.event("x1", {**ANN, "emails": [*theirs["emails"], {"address": wins.upper()}]}, 10**8))
+    assert len(await inbound.emails()) == 3
+
+
 @pytest.mark.covers("F113")
 @pytest.mark.parametrize(
     ("ours", "theirs", "reason"),

@@ -80,6 +80,25 @@ def test_an_item_without_our_id_is_the_known_part_of_equal_content() -> None:
     }
 
 
+def test_an_item_that_is_alike_is_the_known_part_unless_another_is_equal() -> None:
+    def alike(kind: str, one: Document, other: Document) -> bool:
+        return kind == "email" and one["address"].lower() == other["address"].lower()
+
+    def keys(*addresses: str, **more) -> dict[str, str]:
+        items = [{"address": each, "isPrimary": None} for each in addresses]
+        known = {"email/email_a": {"address": "a@x", "is_primary": None}}
+        given = {"our_id": lambda *_: None, "new_id": lambda kind, place: f"{kind}_new{place}"}
+        found = mapping.read(PERSON, {"emails": items}, known=known, **given, **more).document
+        return {key: value and value["address"] for key, value in found.items()}
+
+    assert keys("A@x") == {"email/email_a": None, "email/email_new0": "A@x"}
+    assert keys("A@x", alike=alike) == {"email/email_a": "A@x"}
+    assert keys("A@x", "a@x", alike=alike) == {"email/email_a": "a@x", "email/email_new0": "A@x"}
+    assert keys("A@X", "A@x", alike=alike) == {"email/email_a": "A@X", "email/email_new1": "A@x"}
+    taken = {("email", "7"): "email_a"}
+    assert keys("A@x", alike=alike, part_ids=taken) == {"email/email_a": None, "email/email_new0": "A@x"}
+
+
 def test_a_reference_they_do_not_have_is_left_out_both_ways() -> None:
     doc = {"first_name": "Ann", "household_id": "household_1"}
 

@@ -62,6 +62,28 @@ def test_the_order_of_the_candidates_decides_nothing(candidates, dice):
     assert matching.decide(PEOPLE, PERSON, {}, unique) == matching.decide(PEOPLE, PERSON, {}, shuffled)
 
 
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "alike"),
+    [
+        ("email", "ann@x.org", " Ann@X.org", True),
+        ("email", "ann@x.org", "anna@x.org", False),
+        ("email", "n/a", "N/A", False),
+        ("email", None, None, False),
+        ("email", "ann@x.org", None, False),
+        ("phone", "+41 79 123 45 67", "+41791234567", True),
+        ("phone", "room 1", "ext. 1", False),
+        ("id", "ab-12", "AB12", True),
+        ("id", "000-0", "0000", False),
+    ],
+)
+def test_parts_are_alike_by_their_keys(kind, one, other, alike):
+    assert matching.alike({"value": kind}, {"value": one}, {"value": other, "primary": True}) is alike
+
+
+def test_parts_without_keys_are_never_alike():
+    assert not matching.alike({}, {"street": "a"}, {"street": "a"})
+
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
