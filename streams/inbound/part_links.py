@@ -148,4 +148,5 @@ def _state(link_id: str, content: Json, at: datetime) -> Row:
         "pushed_at": None,
         "base": content,
         "over": [],
+        "spans": {},
     }

@@ -83,6 +83,7 @@ COLUMN_DEFAULT = re.compile(r"\bdefault\s+(?:now|statement_timestamp)\s*\(\s*\)"
 SQL_READERS = {
     "streams/store/migrations/0003_pre_canon_triggers.sql": "canon.stamp records when plain SQL edited a row",
     "streams/store/migrations/0019_pre_field_times.sql": "the same function, in its next form",
+    "streams/store/migrations/0024_pre_spans.sql": "the same function again",
     "streams/store/migrations/0009_pre_delivery.sql": "makes the first partitions, once; later ones are told the day",
     "streams/store/migrations/0010_pre_push_event.sql": "sync.record_event records when a row was deleted",
     "streams/store/migrations/0017_pre_custom.sql": "sync.record_event records when a row was deleted",
