@@ -18,10 +18,10 @@ from schemas.fields import Json
 from schemas.model import Model
 from schemas.problems import Problem
 from streams import choice_checks
+from streams.rules import echoes
 from streams.store.connections import Connection, Gate
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_RESERVED = frozenset({"local", "bulk"})  # words of the column `origin`
 DEFAULT_POLL_INTERVAL_S = 900.0
 DECIDES = frozenset({"option", "delete_policy", "filters", "on_leave", "fields", "gates"})
 """Choices that decide what is sent: what they hold already follows by a resync."""
@@ -128,7 +128,7 @@ def as_parameters(values: Mapping[str, Any]) -> dict[str, object]:
 
 def check_name(name: str) -> None:
     """Raise Problem (`name_invalid`) for a name the table would refuse."""
-    if not _NAME.fullmatch(name) or name in _RESERVED:
+    if not _NAME.fullmatch(name) or name in echoes.OURS:
         raise Problem(
             "name_invalid",
             f"{name!r} cannot be the name of a connection",

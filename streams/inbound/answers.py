@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from streams.inbound.incoming import Unit
-from streams.inbound.reading import Loaded
+from streams.inbound.loaded import Loaded
 from streams.inbound.waiting import Waiting
 from streams.rules.matching import Answer
 from streams.store import queries

@@ -35,6 +35,7 @@ from streams.inbound import (
     refusals,
     staging,
     their_deletes,
+    tracks,
     waiting,
     writing,
 )
@@ -135,7 +136,7 @@ class Applier:
             if (gate := unit.connection.gates[unit.root.name]) != "live":
                 staged = [each for each in readable if each.event.op != "merge"]
                 await staging.stage(conn, unit, staged, self._now())
-                applied.enter(folding.entry(each.event, "staged", f"gate_{gate}") for each in staged)
+                applied.enter(tracks.entry(each.event, "staged", f"gate_{gate}") for each in staged)
                 readable = [each for each in readable if each.event.op == "merge"]
             units.append((unit, readable))
         return sorted(units, key=_order)
@@ -192,7 +193,7 @@ class Applier:
         folded = folding.fold(unit, loaded, matched.going_on)
         corrections = await writing.write(conn, unit, loaded, folded, self._now())
         doubts = [
-            folding.entry(each.event, "parked", f"match {item['detail']['reason']}") for each, item in matched.doubtful
+            tracks.entry(each.event, "parked", f"match {item['detail']['reason']}") for each, item in matched.doubtful
         ]
         reviews = [item for _, item in matched.doubtful]
         entries = merged.entries + folded.entries + doubts + dropped
@@ -249,7 +250,7 @@ def _readable(unit: Unit, events: Iterable[Incoming], applied: Applied) -> list[
         except Problem as problem:
             if problem.code == "incomplete_event" and fetching.is_wish(event):
                 applied.wishes.append(fetching.wish(event))
-                applied.enter([folding.entry(event, "ignored", "fetching")])
+                applied.enter([tracks.entry(event, "ignored", "fetching")])
             else:
                 _bury(applied, each, problem)
             continue
@@ -267,7 +268,7 @@ def _refuse(unit: Unit, each: Incoming, error: Exception, applied: Applied) -> N
     if isinstance(error, psycopg.IntegrityError | psycopg.errors.RaiseException):
         rule = refusals.rule_of(error)
         applied.reviews.append(refusals.review(unit, each, error))
-        applied.enter([folding.entry(each.event, "parked", f"constraint {rule}")])
+        applied.enter([tracks.entry(each.event, "parked", f"constraint {rule}")])
         return
     _bury(applied, each, dead_letters.problem_of(error))
 
@@ -275,7 +276,7 @@ def _refuse(unit: Unit, each: Incoming, error: Exception, applied: Applied) -> N
 def _bury(applied: Applied, each: Incoming, problem: Problem) -> None:
     applied.dead.append(dead_letters.of_event(each, problem))
     if "\x00" not in each.event.external_type + each.event.external_id:  # which the ledger could not hold
-        applied.enter([folding.entry(each.event, "parked", problem.code)])
+        applied.enter([tracks.entry(each.event, "parked", problem.code)])
 
 
 def _json(rows: Sequence[Row]) -> str:

@@ -19,7 +19,7 @@ from streams.rules.mapping import Reading
 from streams.rules.sides import Agreed, Decision, Kind, Theirs
 
 if TYPE_CHECKING:
-    from streams.inbound.folding import Entity
+    from streams.inbound.entities import Entity
 
 
 def count(decision: Decision, theirs: Theirs, agreed: Agreed) -> bool:

@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from connectors.contract import CreateTier, Manifest
 from schemas.entity_types import KEY_KINDS, EntityType
 from schemas.events import InboundEvent
-from schemas.fields import Aggregate, Json
+from schemas.fields import Aggregate, Document, Json
 from schemas.model import Model
 from streams import merging
 from streams.rules import clocks, policies
 from streams.rules.clock_errors import IN_TIME, Measured
 from streams.rules.payloads import Times
-from streams.rules.sides import Terms
+from streams.rules.sides import Terms, Theirs
 from streams.store.connections import Connection
 
 _NOTHING = timedelta()
@@ -58,6 +58,18 @@ class Incoming:
     def written_at(self) -> datetime:
         """Their time by our clock, never far in our future: a fast clock must not win for ever."""
         return clocks.bounded(self.event.occurred_at - self.ahead, self.event.received_at)
+
+    def theirs(self, document: Document) -> Theirs:
+        """The side of a conflict that it is, read as this document."""
+        event = self.event
+        return Theirs(
+            document,
+            event.occurred_at,
+            self.written_at,
+            event.external_version,
+            event.received_at,
+            deleted=event.op == "delete",
+        )
 
 
 @dataclass(frozen=True, slots=True)

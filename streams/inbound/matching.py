@@ -17,7 +17,8 @@ from psycopg import AsyncConnection, sql
 from schemas.fields import Document, Json
 from streams.inbound import answers, reading, refusals
 from streams.inbound.incoming import Incoming, Unit
-from streams.inbound.reading import IsOurId, Loaded, Record
+from streams.inbound.loaded import Loaded, Record
+from streams.inbound.reading import IsOurId
 from streams.rules import mapping, matching
 from streams.rules.matching import Answer, Candidate, Key, Match
 from streams.store import aggregates, queries

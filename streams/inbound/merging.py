@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from connectors.contract import MERGED_INTO
 from schemas.fields import Json
-from streams.inbound import fetching, folding, refusals
+from streams.inbound import fetching, refusals, tracks
 from streams.inbound.incoming import Incoming, Unit
 from streams.rules import merges
 from streams.rules.merges import Alias, Step
@@ -52,7 +52,7 @@ async def apply(conn: Conn, unit: Unit, incoming: Sequence[Incoming], now: datet
         elif theirs := merges.stands_for(alias, event.occurred_at, deleted=event.op == "delete"):
             merged.going_on.append(replace(each, event=replace(event, external_id=theirs)))
         else:
-            merged.entries.append(folding.entry(event, "ignored", "merged_since"))
+            merged.entries.append(tracks.entry(event, "ignored", "merged_since"))
     return merged
 
 
@@ -66,7 +66,7 @@ async def _merge(conn: Conn, unit: Unit, each: Incoming, merged: Merged, now: da
     at, known = event.occurred_at, aliases.get(old)
     step = merges.decide(old, left, at, known, old_is_linked=link is not None, left_is_linked=left in links)
     if step in (Step.CIRCULAR, Step.KNOWN):
-        merged.entries.append(folding.entry(event, "ignored", step.value, entity))
+        merged.entries.append(tracks.entry(event, "ignored", step.value, entity))
         return
     values = {**unit.scope, "old": old, "into": left, "link": link, "at": at, "now": now, "event": event.event_id.hex()}
     if step is Step.RELINK:
@@ -80,7 +80,7 @@ async def _merge(conn: Conn, unit: Unit, each: Incoming, merged: Merged, now: da
     await conn.execute(_SQL["save"], {**values, "entity": entity if step is Step.ASK else None})
     await conn.execute(_SQL["shorten"], values)
     await conn.execute(_SQL["settle_reviews"], values)
-    merged.entries.append(folding.entry(event, "applied", step.value, entity))
+    merged.entries.append(tracks.entry(event, "applied", step.value, entity))
 
 
 async def _aliases(conn: Conn, unit: Unit, ids: Collection[str]) -> dict[str, Alias]:

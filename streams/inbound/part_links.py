@@ -23,8 +23,8 @@ from streams.rules.mapping import Reading
 from streams.store import queries
 
 if TYPE_CHECKING:
-    from streams.inbound.folding import Folded, Track
-    from streams.inbound.reading import Loaded
+    from streams.inbound.loaded import Loaded
+    from streams.inbound.tracks import Folded, Track
 
 Conn = AsyncConnection[Any]
 Row = dict[str, Json]
@@ -93,7 +93,7 @@ async def save(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: date
     new: list[Row] = []
     states: list[Row] = []
     for track in folded.tracks:
-        if track.entity is not None and (track.items_told or track.recreate):
+        if track.entity is not None and (track.items_told or track.gone):
             _sort(unit, loaded, track, gone, new, states)
     for name, rows in (("close_links", gone), ("save_part_links", new), ("save_states", states)):
         if rows:
@@ -102,7 +102,7 @@ async def save(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: date
 
 def _sort(unit: Unit, loaded: Loaded, track: Track, gone: list[Row], new: list[Row], states: list[Row]) -> None:
     record, base = track.record, track.record.state.base or {}
-    wanted = {} if track.recreate else dict(_held(track, base))
+    wanted = {} if track.gone else dict(_held(track, base))
     links = {}
     for link in loaded.part_links.get(record.entity_id or "", ()):
         if link.record == record.external_id and wanted.get(link.key) == link.external_id:

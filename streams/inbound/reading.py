@@ -7,24 +7,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import orjson
 from psycopg import AsyncConnection, sql
 
-from schemas.fields import Document, Json
+from schemas.fields import Json
 from streams.inbound import part_links
 from streams.inbound.incoming import Incoming, Unit
-from streams.inbound.part_links import PartLink
+from streams.inbound.loaded import Loaded, Record, State
 from streams.rules import alternation, references, reopening
-from streams.rules.alternation import Pushed
 from streams.rules.references import Reference
 from streams.rules.reopening import Lost, Span
 from streams.rules.sides import Over
 from streams.store import aggregates, queries
-from streams.store.aggregates import Rows
 
 Conn = AsyncConnection[Any]
 IsOurId = Callable[[str, str], bool]
@@ -33,98 +30,14 @@ IsOurId = Callable[[str, str], bool]
 _SQL = queries("inbound")
 
 
-@dataclass(slots=True)
-class State:
-    """A row of `link_state`; `heard_at` is the part of `at` that events told."""
-
-    version: str | None = None
-    at: datetime | None = None
-    heard_at: datetime | None = None
-    pushed_at: datetime | None = None
-    base: Document | None = None
-    over: tuple[Over, ...] = ()
-    spans: Mapping[str, Span] = field(default_factory=dict)
-
-    @property
-    def untimed_push_at(self) -> datetime | None:
-        """When the last push was sent that their answer put no time on: `at` does not cover it."""
-        timed = self.at is not None and (self.heard_at is None or self.at > self.heard_at)
-        return None if timed else self.pushed_at
-
-
-@dataclass(slots=True)
-class Record:
-    """One of their records.
-
-    Args:
-        link_id: of its link; None when it has none.
-        entity_id: the entity it is linked with, or is by its id; None when there is none.
-        unresolved: references of it that waited for their target when it was last applied.
-        unlinked_at: when its last link was taken away.
-        deleted_by_us: it was taken away because we deleted the record there.
-        gone_at: when they deleted it, of a record that we never knew: what happened there before must not make it.
-        refused: why it must not make or change an entity.
-        made_by: who finds its entity, for a link that it gets.
-    """
-
-    external_id: str
-    link_id: str | None = None
-    entity_id: str | None = None
-    state: State = field(default_factory=State)
-    unresolved: Mapping[str, Json] = field(default_factory=dict)
-    unlinked_at: datetime | None = None
-    deleted_by_us: bool = False
-    gone_at: datetime | None = None
-    refused: str = ""
-    made_by: str = "inbound"
-
-
-@dataclass(slots=True)
-class Loaded:
-    """All of it.
-
-    Args:
-        rows: entity id -> its rows.
-        removed: entity id -> part key -> when that part was removed here.
-        intents: entity id -> the document of a push on its way, or {} for one that is only wanted.
-        questions: entity id -> fields with an open question.
-        pushed: entity id -> what our pushes lately replaced, where there were any.
-        lost: entity id -> values that lately lost by their time, where an event comes late.
-        shared: of those, entities that other connections have, too.
-        received: entity id -> when the last event of the instant we know was received.
-        part_links: entity id -> links of its parts.
-        our_ids, their_ids: other entities, by (entity type, id of the one side) -> id of the other.
-    """
-
-    records: dict[str, Record]
-    rows: dict[str, Rows] = field(default_factory=dict)
-    removed: dict[str, dict[str, datetime]] = field(default_factory=dict)
-    intents: dict[str, Document] = field(default_factory=dict)
-    questions: dict[str, set[str]] = field(default_factory=dict)
-    pushed: dict[str, Pushed] = field(default_factory=dict)
-    received: dict[str, datetime] = field(default_factory=dict)
-    lost: dict[str, list[Lost]] = field(default_factory=dict)
-    shared: set[str] = field(default_factory=set)
-    our_ids: dict[Reference, str] = field(default_factory=dict)
-    their_ids: dict[Reference, str] = field(default_factory=dict)
-    part_links: dict[str, list[PartLink]] = field(default_factory=dict)
-
-    def our_id(self, kind: str, theirs: str) -> str | None:
-        """Our id of another entity."""
-        return self.our_ids.get((kind, theirs))
-
-    def their_id(self, kind: str, ours: str) -> str | None:
-        """Their id of another entity."""
-        return self.their_ids.get((kind, ours))
-
-
 async def load(conn: Conn, unit: Unit, incoming: Sequence[Incoming], is_our_id: IsOurId) -> Loaded:
     """Read and lock what these events are about."""
     loaded = Loaded({each.event.external_id: Record(each.event.external_id) for each in incoming})
     await _load_links(conn, unit, loaded)
     new = [record for record in loaded.records.values() if record.link_id is None]
+    await _load_closed_links(conn, unit, new)
     ours = await _own(conn, unit, new, incoming, is_our_id)
-    known = {r.entity_id for r in loaded.records.values() if r.entity_id} | set(ours.values())
+    known = {each for r in loaded.records.values() for each in (r.entity_id, r.former) if each} | set(ours.values())
     loaded.rows = await aggregates.read(
         conn, unit.aggregate, unit.org_id, known, lock=True, custom_of=unit.connection.name
     )
@@ -164,6 +77,26 @@ async def _load_links(conn: Conn, unit: Unit, loaded: Loaded) -> None:
         record.link_id, record.entity_id = link_id, entity_id
         record.unresolved = metadata.get("unresolved", {})
         record.refused = "" if entity_id else "unmatched"
+    await _load_states(conn, unit, by_link)
+
+
+async def _load_closed_links(conn: Conn, unit: Unit, new: Sequence[Record]) -> None:
+    """When the last link of these was taken away, and by whom."""
+    if not new:
+        return
+    by_link: dict[str, Record] = {}
+    records = {record.external_id: record for record in new}
+    cursor = await conn.execute(_SQL["unlinked"], {**unit.scope, "ids": sorted(records)})
+    async for external_id, at, link_id, entity_id, by_us, by_them, came_back in cursor:
+        record = records[external_id]
+        record.unlinked_at, record.deleted_by_us, record.came_back = at, by_us, came_back
+        if by_us or by_them:
+            by_link[link_id], record.former = record, entity_id
+            record.entity_id = entity_id if came_back else None
+    await _load_states(conn, unit, by_link)
+
+
+async def _load_states(conn: Conn, unit: Unit, by_link: Mapping[str, Record]) -> None:
     if not by_link:
         return
     cursor = await conn.execute(_SQL["states"], {**unit.scope, "ids": sorted(by_link)})
@@ -213,11 +146,16 @@ async def _own(
 
 
 async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], own: Mapping[str, str], loaded: Loaded) -> None:
-    """Records without a link: those that are ours by their name, those deleted here, those unlinked before."""
-    if not new:
+    """Records without a link: those that are ours by their name, and those deleted here."""
+    for record in new:
+        if record.came_back and record.entity_id not in loaded.rows:
+            record.came_back, record.entity_id = False, None
+    if not own:
         return
     gone = {}
     for theirs, entity_id in own.items():
+        if loaded.records[theirs].came_back:
+            continue
         rows = loaded.rows.get(entity_id)
         if rows is None:
             gone[entity_id] = loaded.records[theirs]
@@ -227,9 +165,6 @@ async def _load_refusals(conn: Conn, unit: Unit, new: list[Record], own: Mapping
             loaded.records[theirs].entity_id = entity_id
     for _kind, entity_id in await _tombstones(conn, unit, sorted(gone)):
         gone[entity_id].refused = "deleted_here"
-    cursor = await conn.execute(_SQL["unlinked"], {**unit.scope, "ids": [record.external_id for record in new]})
-    async for external_id, at, by_us in cursor:
-        loaded.records[external_id].unlinked_at, loaded.records[external_id].deleted_by_us = at, by_us
 
 
 async def _load_intents(conn: Conn, unit: Unit, entities: Collection[str], loaded: Loaded) -> None:

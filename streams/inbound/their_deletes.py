@@ -17,9 +17,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from schemas.fields import Json
-from streams.inbound import folding
+from streams.inbound import tracks
 from streams.inbound.incoming import Incoming, Unit
-from streams.inbound.reading import Loaded
+from streams.inbound.loaded import Loaded
 from streams.inbound.waiting import Waiting
 from streams.rules import mass_changes
 from streams.store import queries
@@ -49,7 +49,7 @@ async def screen(
     if deletes and (hold := await _admit(conn, unit, len({each.event.external_id for each in deletes}), now)):
         await _run(conn, unit, "hold", [each.as_row() for each in deletes], hold=hold)
         kept |= {each.event.event_id for each in deletes}
-    entries = [folding.entry(each.event, "ignored", "mass_delete_dropped") for each in dropped]
+    entries = [tracks.entry(each.event, "ignored", "mass_delete_dropped") for each in dropped]
     return [each for each in incoming if each.event.event_id not in kept], entries
 
 

@@ -25,7 +25,7 @@ from schemas import events
 from schemas.codec import Codec
 from schemas.problems import Problem
 from streams.inbound.incoming import Incoming, Unit
-from streams.inbound.reading import Loaded
+from streams.inbound.loaded import Loaded
 from streams.rules import mapping
 from streams.rules.doubts import ANY_WITHIN, Doubt, Doubts
 from streams.store import queries

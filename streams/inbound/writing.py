@@ -14,9 +14,10 @@ from psycopg import AsyncConnection
 
 from schemas.fields import Json, Part
 from streams.inbound import customs, part_links
-from streams.inbound.folding import Entity, Folded, Track, open_differences, view
+from streams.inbound.entities import Entity, view
 from streams.inbound.incoming import Unit
-from streams.inbound.reading import Loaded, Record
+from streams.inbound.loaded import Loaded, Record
+from streams.inbound.tracks import Folded, Track
 from streams.rules import echoes
 from streams.store import canon_writes, queries, waits, wishes
 from streams.store.canon_writes import RowWrite, Written
@@ -43,12 +44,12 @@ async def write(conn: Conn, unit: Unit, loaded: Loaded, folded: Folded, now: dat
     await conn.execute(_SQL["close_reviews"], {**unit.scope, "ids": [t.record.external_id for t in moved], "now": now})
     corrections = [_correction(unit, t) for t in moved if needs_correction(loaded, t, written)]
     await wishes.add(conn, corrections, now=now)
-    await _begin_anew(conn, unit, [t.record for t in moved if t.recreate], now)
+    await _begin_anew(conn, unit, [t.record for t in moved if t.gone], now)
     return len(corrections)
 
 
 async def _begin_anew(conn: Conn, unit: Unit, gone: Sequence[Record], now: datetime) -> None:
-    """Of records that they deleted and we keep: the next write makes them anew."""
+    """Of records that they deleted: the next write makes them anew."""
     if gone:
         links = [{"id": record.link_id, "at": record.state.at} for record in gone]
         await _run(conn, unit, "close_links", links, now)
@@ -92,9 +93,11 @@ def _rows_of_part(
 
 
 def _origin(unit: Unit, loaded: Loaded, track: Track, entity: Entity) -> str:
-    # Of what they deleted they hold nothing, so there is nothing to compare.
-    missing = frozenset() if entity.marked else open_differences(track)
-    return echoes.origin(unit.connection.name, missing, intent_open=entity.id in loaded.intents)
+    if entity.marked:
+        return unit.connection.name  # they hold nothing of it any more, so there is nothing to tell them
+    if entity.deleted:
+        return str(loaded.rows[entity.id].root["origin"])  # who deleted it is still to be known
+    return echoes.origin(unit.connection.name, track.open_differences, intent_open=entity.id in loaded.intents)
 
 
 def _mark(unit: Unit, entity: Entity) -> Row:
@@ -130,7 +133,7 @@ def needs_correction(loaded: Loaded, track: Track, written: Written) -> bool:
     asked = track.questions.keys() | loaded.questions.get(track.record.entity_id or "", set())
     if track.correct:
         return True
-    return bool(written.differing) and bool(open_differences(track) - asked)
+    return bool(written.differing) and bool(track.open_differences - asked)
 
 
 def _correction(unit: Unit, track: Track) -> Wish:
@@ -199,7 +202,7 @@ async def _save_questions(conn: Conn, unit: Unit, loaded: Loaded, moved: Iterabl
 def questions_of(track: Track, open_before: Collection[str]) -> tuple[list[Row], list[str]]:
     """What a person is asked about a record, and the fields of open questions on which both sides agree by now."""
     # A record that is there again answers the question about its delete.
-    differing = open_differences(track) | (frozenset() if track.alive_there else {"deleted_at"})
+    differing = track.open_differences | (frozenset() if track.alive_there else {"deleted_at"})
     asked = [question for name, question in track.questions.items() if name in differing]
     return asked, sorted(set(open_before) - differing)
 

@@ -36,8 +36,8 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms) -> D
     if ours is None:
         write = {key: value for key, value in theirs.document.items() if value is not None}
         return Decision(Kind.TAKE, "new", write, base)
-    if ours.deleted and not ours.deleted_there:
-        return _stay_deleted(ours, theirs, agreed, terms)
+    if ours.deleted and not ours.deleted_there and not _edited_since(ours, theirs, agreed, terms):
+        return overtaken.note_flight(_stay_deleted(ours, theirs, agreed, terms), theirs, agreed)
     return overtaken.note_flight(Fields(ours, theirs, agreed, terms).decide(), theirs, agreed)
 
 
@@ -74,13 +74,13 @@ def _decide_delete(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Ter
     if ours is None:
         return Decision(Kind.KEEP, "unknown_there", base=base)
     if ours.deleted:
-        return Decision(Kind.KEEP, "same", base=base)
+        return Decision(Kind.KEEP, "same", base=base, gone=ours.deleted_there or ours.deleted_elsewhere)
     if terms.delete == "ignore":
         return Decision(Kind.KEEP, "delete_ignored", base=base)
     # A field that they never mentioned and that is empty here was not edited.
     changed = sorted(k for k in _changes(ours.document, base) if k in base or ours.document[k] is not None)
     if not changed:
-        return Decision(Kind.TAKE, "deleted_there", base=base, delete=True)
+        return Decision(Kind.TAKE, "deleted_there", base=base, delete=True, gone=True)
     if terms.policy is Policy.MANUAL:
         asked = Question("deleted_at", None, None, theirs.at.isoformat(), "manual")
         return Decision(Kind.ASK, "manual", base=base, questions=(asked,))
@@ -88,12 +88,25 @@ def _decide_delete(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Ter
     rule = "delete" if rule == "last_write" else rule  # of the record, not of a value
     losers = tuple(Loser(k, base.get(k), ours.document.get(k), None, winner, rule) for k in changed)
     if winner == "ours":
-        return Decision(Kind.KEEP, "edited_here_since", losers=losers, remote_needs_correction=True, recreate=True)
-    return Decision(Kind.TAKE, "deleted_there", base=base, losers=losers, delete=True)
+        reason = "edited_here_since"
+        return Decision(Kind.KEEP, reason, base=base, losers=losers, remote_needs_correction=True, gone=True)
+    return Decision(Kind.TAKE, "deleted_there", base=base, losers=losers, delete=True, gone=True)
+
+
+def _edited_since(ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms) -> bool:
+    """Whether a user of theirs edited what another system's user had deleted before, not knowing: by last write wins
+    the edit stands, as it does where it comes first. What comes with a push of ours tells our time, not theirs."""
+    clocked = terms.policy in (Policy.LWW, Policy.LWW_RECORD)
+    if not (ours.deleted_elsewhere and clocked) or agreed.in_flight or overtaken.is_push(theirs, agreed):
+        return False
+    edited = differences(theirs.document, agreed.base or {}) & theirs.document.keys()
+    if not edited & differences(theirs.document, ours.document):
+        return False
+    return winner_of(ours, ours.modified_at, theirs, terms, terms.policy) == ("theirs", "last_write")
 
 
 def _stay_deleted(ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms) -> Decision:
-    """A person deleted it here: no later event brings it back, but what it said is kept."""
+    """No later event brings back what was deleted here, or elsewhere after it; but what it said is kept."""
     base = agreed.base or {}
     changed = sorted(_changes(theirs.document, base))
     losers = tuple(

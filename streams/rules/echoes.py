@@ -11,6 +11,8 @@ from streams.rules.mapping import differences
 from streams.rules.sides import Decision, Kind
 
 LOCAL = "local"
+OURS = (LOCAL, "bulk")
+"""Origins of rows that our own users wrote."""
 
 
 def unheld(result: Document, base: Document) -> frozenset[str]:

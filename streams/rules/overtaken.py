@@ -1,4 +1,4 @@
-"""Edits of theirs that a push of ours wrote over before we heard of them. Pure.
+"""Edits of theirs that a push of ours, or a delete of theirs, wrote over before we heard of them. Pure.
 
 They edit a record, we push what we know without having heard of it, and only then their event comes. By its version it
 is old; dropped, their edit would be lost and nobody would ever know. So a link remembers its last pushes, each with the
@@ -14,6 +14,7 @@ from datetime import datetime
 from schemas.fields import Document
 from streams.rules.field_conflicts import Fields, compare_versions, same
 from streams.rules.mapping import differences
+from streams.rules.reopening import Spans, written_by
 from streams.rules.sides import Agreed, Decision, Kind, Loser, Ours, Over, Terms, Theirs, known_after
 
 REASON = "overtaken"
@@ -21,9 +22,14 @@ KEPT = 5
 """Pushes that a link remembers; the statement `confirm` keeps as many."""
 
 
+def is_push(theirs: Theirs, agreed: Agreed) -> bool:
+    """Whether the event is one of our last pushes coming back."""
+    return any(_is(theirs, push.pushed_version, push.pushed_at) for push in agreed.over)
+
+
 def hiding(theirs: Theirs, agreed: Agreed) -> Over | None:
     """The push that hid the edit which this old event tells of, or None: then it is old, or a push coming back."""
-    if theirs.deleted or any(_is(theirs, push.pushed_version, push.pushed_at) for push in agreed.over):
+    if theirs.deleted or is_push(theirs, agreed):
         return None
     later = (push for push in agreed.over if _newer(push.pushed_version, push.pushed_at, theirs.version, theirs.at))
     first = next(later, None)
@@ -35,17 +41,15 @@ def hiding(theirs: Theirs, agreed: Agreed) -> Over | None:
 def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms, push: Over) -> Decision:
     """Decide a hidden edit: only what it changed counts, and they hold what we pushed since."""
     base = agreed.base or {}
-    if ours is None or ours.deleted:
-        return Decision(Kind.DROP, "stale", base=base)
     edited = {
         key: value
         for key, value in theirs.document.items()
         if not same(key, theirs.document, push.base) and not same(key, theirs.document, base)
     }
-    if not edited:
+    if ours is None or not edited:
         return Decision(Kind.DROP, "stale", base=base)
-    if not push.sure:
-        return _log_only(ours, edited, push, base)
+    if ours.deleted or not push.sure:
+        return replace(log_only(ours, replace(theirs, document=edited), push.base), base=base)
     before = Agreed(push.base, push.version, push.at)
     decided = Fields(ours, replace(theirs, document=edited), before, terms).decide()
     # What a person is asked about is left open too, or it would look as if both sides agreed on what we pushed.
@@ -59,6 +63,22 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms, push
         hidden=True,
         over=tuple(known if each is push else each for each in agreed.over),
     )
+
+
+def before_delete(ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms, spans: Spans) -> Decision:
+    """Decide an edit of theirs that comes after their delete of the record, which is later: what is kept of it here,
+    deleted or not, is as if the two had come in their order."""
+    base = agreed.base or {}
+    edited = {
+        key: value
+        for key, value in theirs.document.items()
+        if not same(key, theirs.document, base) and theirs.written_at > written_by(spans, key)
+    }
+    living = replace(ours, deleted=False)
+    decided = Fields(living, replace(theirs, document=edited), Agreed(agreed.base, at=agreed.at), terms).decide()
+    if decided.questions or not (decided.write or decided.losers):
+        return Decision(Kind.DROP, "stale", base=base)
+    return replace(decided, reason="before_delete", base=base, remote_needs_correction=False, hidden=True)
 
 
 def note_flight(decision: Decision, theirs: Theirs, agreed: Agreed) -> Decision:
@@ -80,16 +100,15 @@ def note_flight(decision: Decision, theirs: Theirs, agreed: Agreed) -> Decision:
     return replace(decision, over=(*agreed.over, push)[-KEPT:], since=since)
 
 
-def _log_only(ours: Ours, edited: Document, push: Over, base: Document) -> Decision:
-    """Perhaps our push wrote over the edit, perhaps their own next one did: it changes nothing, and is in the log."""
+def log_only(ours: Ours, theirs: Theirs, before: Document) -> Decision:
+    """Perhaps our push wrote over the edit, perhaps their own next one did, or there is nothing that it could change:
+    it is in the log."""
     losers = tuple(
-        Loser(key, push.base.get(key), ours.document.get(key), value, "ours", REASON)
-        for key, value in sorted(edited.items())
-        if not same(key, edited, ours.document)
+        Loser(key, before.get(key), ours.document.get(key), value, "ours", REASON)
+        for key, value in sorted(theirs.document.items())
+        if not same(key, theirs.document, before) and not same(key, theirs.document, ours.document)
     )
-    return (
-        Decision(Kind.KEEP, REASON, base=base, losers=losers, hidden=True) if losers else Decision(Kind.DROP, "stale")
-    )
+    return Decision(Kind.KEEP, REASON, losers=losers, hidden=True) if losers else Decision(Kind.DROP, "stale")
 
 
 def _is(theirs: Theirs, version: str | None, at: datetime | None) -> bool:

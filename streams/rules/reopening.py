@@ -12,8 +12,8 @@ stands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from schemas.fields import Document, Json
 from streams.rules.field_conflicts import same
@@ -81,6 +81,12 @@ def noted(spans: Spans, told: Document, base: Document | None, after: datetime |
     return {**spans, **dict.fromkeys(changed, Span(after, by))}
 
 
+def written_by(spans: Spans, key: str) -> datetime:
+    """By when they had written what we know of a field, or the beginning of time."""
+    span = spans.get(key, spans.get(EVERY_OTHER))
+    return span.by if span else datetime.min.replace(tzinfo=UTC)
+
+
 def reopen(
     ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms, spans: Spans, lost: Iterable[Lost], *, shared: bool
 ) -> Reopened | None:
@@ -111,6 +117,24 @@ def reopen(
     return Reopened(Decision(Kind.DROP, "stale", base=base), {**spans, **raised}) if raised else None
 
 
+def revive(decision: Decision, ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms, spans: Spans) -> Decision:
+    """A decision that makes a record live again, with what they wrote while it was deleted."""
+    base, write, times, losers = agreed.base or {}, dict(decision.write), dict(decision.times), list(decision.losers)
+    others = (key for key in theirs.document if "/" not in key and key not in decision.write)
+    for key in sorted(others):
+        news = same(key, theirs.document, base) and not same(key, theirs.document, ours.document)
+        at = written_by(spans, key)
+        if not news or not _is_clocked(key, terms) or at <= ours.edited_at.get(key, ours.modified_at):
+            continue
+        write[key], times[key] = theirs.document[key], at
+        losers.append(Loser(key, base[key], ours.document.get(key), theirs.document[key], "theirs", REASON))
+    return replace(decision, write=write, times=times, losers=tuple(losers))
+
+
+def _is_clocked(key: str, terms: Terms) -> bool:
+    return terms.policy_of(key) is Policy.LWW and key not in terms.protected
+
+
 def _decide(ours: Ours, base: Document, terms: Terms, moved: list[Moved], lost: list[Lost]) -> Decision:
     write: Document = {}
     times: dict[str, datetime] = {}
@@ -133,7 +157,7 @@ def _decide(ours: Ours, base: Document, terms: Terms, moved: list[Moved], lost: 
 
 def _newest(moved: Moved, terms: Terms, lost: list[Lost]) -> Lost | None:
     """What lost although it is newer than what was moved; None also where that is the same value, written anew."""
-    if terms.policy_of(moved.field) is not Policy.LWW or moved.field in terms.protected:
+    if not _is_clocked(moved.field, terms):
         return None
     newer = [each for each in lost if each.field == moved.field and each.at - moved.at > terms.tolerance]
     others = [each for each in newer if not (each.at == moved.by and _is_same(each, moved))]

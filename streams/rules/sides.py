@@ -58,6 +58,7 @@ class Ours:
         hidden: root fields with a value the system cannot represent, such as a reference to something it lacks.
         deleted: marked as deleted.
         deleted_there: that deletion came from this system.
+        deleted_elsewhere: it came from another system.
     """
 
     document: Document
@@ -67,6 +68,7 @@ class Ours:
     hidden: Document = field(default_factory=dict)
     deleted: bool = False
     deleted_there: bool = False
+    deleted_elsewhere: bool = False
 
     @property
     def last_edit(self) -> datetime:
@@ -208,7 +210,7 @@ class Decision:
         remote_needs_correction: they hold something else than we do now.
         delete: the entity shall be marked as deleted.
         revive: the mark shall be taken away.
-        recreate: their record is gone and ours stands: they get it anew.
+        gone: their record is gone: as long as ours stands, or when it does again, they get it anew.
         hidden: the event told of an edit that a push of ours wrote over: they hold a newer state than it tells.
         over: our last pushes, as far as the event changes what we know of them; None when it does not.
         since: set when the event's time is that of our own push: what else it tells of was written after this time.
@@ -224,7 +226,7 @@ class Decision:
     remote_needs_correction: bool = False
     delete: bool = False
     revive: bool = False
-    recreate: bool = False
+    gone: bool = False
     hidden: bool = False
     over: tuple[Over, ...] | None = None
     since: datetime | None = None

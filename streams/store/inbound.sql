@@ -20,8 +20,13 @@ from sync.link_state s where s.org_id = %(org)s and s.link_id = any(%(ids)s)
 order by s.link_id for update
 
 -- unlinked --
--- Records whose link was taken away, when, and whether by a delete of ours: what happened there before is no news.
-select distinct on (l.external_id) l.external_id, l.deleted_at, l.link_metadata ? 'deleted_by_us' from sync.external_link l
+-- Records whose link was taken away: when, which entity it stood for, and whether by a delete of ours, or by one of theirs
+-- and then whether the entity has got no other record there.
+select distinct on (l.external_id) l.external_id, l.deleted_at, l.id, l.entity_id, l.link_metadata ? 'deleted_by_us',
+  l.link_metadata ? 'deleted_there', l.link_metadata ? 'deleted_there' and not exists (
+    select from sync.external_link o where o.sync_key = l.sync_key and o.org_id = l.org_id and o.connection = l.connection
+      and o.part = '' and o.deleted_at is null)
+from sync.external_link l
 where l.org_id = %(org)s and l.connection = %(connection)s and l.external_type = %(type)s
   and l.external_id = any(%(ids)s) and l.deleted_at is not null
 order by l.external_id, l.deleted_at desc
@@ -113,7 +118,7 @@ where org_id = %(org)s and connection = %(connection)s and external_type = %(typ
 -- close_links --
 -- They deleted what we keep: their record is no longer the one, and what we send next makes another. Closed at their
 -- time of it, so that what happened there before is no news, whatever their clock says.
-update sync.external_link l set deleted_at = r.at
+update sync.external_link l set deleted_at = r.at, link_metadata = l.link_metadata || '{"deleted_there": true}'
 from (select *, %(org)s::text as org_id from json_to_recordset(%(rows)s::json) as j(id text, at timestamptz) offset 0) r
 where l.org_id = r.org_id and l.id = r.id and l.deleted_at is null
 

@@ -23,10 +23,11 @@ from connectors import registry
 from connectors.contract import ExternalRecord, Op
 from schemas import model as models
 from schemas.fields import Document
-from streams.inbound import folding, writing
+from streams.inbound import folding, tracks, writing
 from streams.inbound.incoming import Incoming, Unit, unit_of
+from streams.inbound.loaded import Loaded, Record, State
 from streams.inbound.publish import Sender, event_of
-from streams.inbound.reading import Loaded, Record, State
+from streams.inbound.tracks import Track
 from streams.outbound.writes import Claim, Linked, Planned, plan_write
 from streams.rules import overtaken, routing
 from streams.rules.clock_errors import Measured
@@ -63,7 +64,7 @@ def connection(name: str, delete: str, policies: dict[str, Any] | None = None) -
 
 @dataclass(slots=True)
 class System:
-    """One of their systems: one record, a clock that is off, webhooks that are on their way."""
+    """One of their systems: a record at a time, a clock that is off, webhooks that are on their way."""
 
     name: str
     skew: timedelta
@@ -74,7 +75,13 @@ class System:
     record: Document | None = None
     version: int = 0
     at: datetime = START
+    number: int = 1
     sent: list[ExternalRecord] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """Of the record: another one when it is made anew."""
+        return f"{self.name}{self.number}"
 
     def stamp(self, now: datetime) -> None:
         self.at = max(now + self.skew, self.at + TICK)
@@ -83,7 +90,16 @@ class System:
     def told(self) -> ExternalRecord:
         """Its record as a webhook or a poll tells it."""
         op = Op.DELETE if self.record is None else Op.UPDATE
-        return ExternalRecord(KIND, f"their_{self.name}", op, self.at, dict(self.record or {}), str(self.version))
+        return ExternalRecord(KIND, self.id, op, self.at, dict(self.record or {}), str(self.version))
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A link that was taken away."""
+
+    state: State
+    at: datetime | None
+    by_us: bool
 
 
 @dataclass(slots=True)
@@ -94,9 +110,9 @@ class Pipe:
     there: System
     state: State
     ahead: timedelta
-    linked: bool = True
-    closed_at: datetime | None = None
-    deleted_by_us: bool = False
+    link: str | None = None
+    """Their id of the record that is linked."""
+    closed: dict[str, Closed] = field(default_factory=dict)
     rev: int = 1
     wanted: bool = False
     flying: Planned | None = None
@@ -105,6 +121,22 @@ class Pipe:
     waits: list[ExternalRecord] = field(default_factory=list)
     questions: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Field -> what a person is asked about it."""
+
+    def known(self, external_id: str) -> Record:
+        """What the tables know of a record, as `reading.load` tells it."""
+        if external_id == self.link:
+            return Record(external_id, f"link_{external_id}", PERSON, self.state)
+        if (closed := self.closed.get(external_id)) is None:
+            return Record(external_id)
+        back = self.link is None and not closed.by_us
+        found = Record(external_id, None, PERSON if back else None, closed.state, came_back=back, former=PERSON)
+        found.unlinked_at, found.deleted_by_us = closed.at, closed.by_us
+        return found
+
+    def close(self, at: datetime | None, *, by_us: bool) -> None:
+        """Take the link away."""
+        if self.link is not None:
+            self.closed[self.link], self.link = Closed(self.state, at, by_us), None
 
 
 class History:
@@ -141,7 +173,7 @@ class History:
         delete = "delete" if self.deletes else "ignore"
         unit = unit_of(connection(name, delete, policies), MANIFEST, KIND, MODEL, clock)
         known = {f.canonical: None for f in MANIFEST.aggregate(KIND).fields if not f.references} | base
-        return Pipe(unit, there, State("1", START, START, None, known), measured)
+        return Pipe(unit, there, State("1", START, START, None, known), measured, there.id)
 
     @property
     def may_keep(self) -> bool:
@@ -205,7 +237,7 @@ class History:
         self.root["version"] += 1
         for name, pipe in self.pipes.items():
             target = Target(name, 1, "active", "live")
-            if routing.route({origin}, target, takes_type=True, linked=pipe.linked).verdict is Verdict.PUSH:
+            if routing.route({origin}, target, takes_type=True, linked=pipe.link is not None).verdict is Verdict.PUSH:
                 pipe.wanted = True
 
     # what we do -------------------------------------------------------------------------------------------------------
@@ -216,37 +248,36 @@ class History:
         event = event_of(record, Sender(ORG, name, MANIFEST.name), source=source, received_at=self.now)  # type: ignore[arg-type]
         if event.event_id in pipe.seen:
             return
-        if not pipe.linked and pipe.flying and pipe.flying.write.op is Op.CREATE:
+        known = pipe.known(record.external_id)
+        if known.entity_id is None and pipe.flying and pipe.flying.write.op is Op.CREATE:
             pipe.waits.append(record)  # as inbound.waiting does
             return
         pipe.seen.add(event.event_id)
-        known = Record(record.external_id, f"link_{name}" if pipe.linked else None, PERSON if pipe.linked else None)
-        known.state = pipe.state
-        known.unlinked_at, known.deleted_by_us = pipe.closed_at, pipe.deleted_by_us
-        rows = Rows(dict(self.root))
-        loaded = Loaded({record.external_id: known}, rows={PERSON: rows} if pipe.linked else {})
+        rows = {PERSON: Rows(dict(self.root))} if known.entity_id or known.former else {}
+        loaded = Loaded({record.external_id: known}, rows=rows)
         if pipe.flying or pipe.wanted:
             loaded.intents[PERSON] = pipe.flying.sent if pipe.flying else {}
         loaded.questions[PERSON] = set(pipe.questions)
         loaded.shared = {PERSON}
-        loaded.lost[PERSON] = [each for each in map(folding.lost, self.log) if each]
+        loaded.lost[PERSON] = [each for each in map(tracks.lost, self.log) if each]
         folded = folding.fold(unit, loaded, [Incoming(event, dict(record.payload), ahead=pipe.ahead)])
-        folding.retime(self.log, folded.moved)
+        tracks.retime(self.log, folded.moved)
         self.log += folded.losers
         for track in folded.tracks:
             self.made += track.entity is not None and track.entity.made
             for write in writing.rows_of(unit, loaded, track):
                 self._stamp(write.columns, write.modified_at, write.origin, dict(write.times))
             if track.state_moved:
+                pipe.link = record.external_id
                 pipe.rev += 1
                 pipe.state = track.record.state
                 self._ask(pipe, track)
                 if writing.needs_correction(loaded, track, Written()):
                     pipe.wanted = True
-                if track.recreate:
-                    pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, pipe.state.at, False
+                if track.gone:
+                    pipe.close(pipe.state.at, by_us=False)
 
-    def _ask(self, pipe: Pipe, track: folding.Track) -> None:
+    def _ask(self, pipe: Pipe, track: Track) -> None:
         """The statements `save_questions` and `close_questions`."""
         asked, settled = writing.questions_of(track, set(pipe.questions))
         for question in asked:
@@ -284,7 +315,7 @@ class History:
         if side == "theirs":
             self._stamp({"deleted_at": self.now.isoformat()}, self.now, "local", {})
         else:
-            pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, pipe.state.at, False
+            pipe.close(pipe.state.at, by_us=False)
 
     def push(self, name: str) -> None:
         """Take the next step of a write: freeze it, have it applied there, or hear the answer."""
@@ -299,8 +330,8 @@ class History:
     def _freeze(self, pipe: Pipe) -> None:
         pipe.wanted = False
         state, asked = pipe.state, {name: question["theirs"] for name, question in pipe.questions.items()}
-        linked = Linked(f"their_{pipe.there.name}", pipe.rev, dict(state.base or {}), asked, state.version)  # type: ignore[arg-type]
-        links = {PERSON: linked} if pipe.linked else {}
+        linked = Linked(pipe.link or "", pipe.rev, dict(state.base or {}), asked, state.version)  # type: ignore[arg-type]
+        links = {PERSON: linked} if pipe.link else {}
         plan = plan_write(
             _claim(self.now), Rows(dict(self.root)), links, connection=pipe.unit.connection, manifest=MANIFEST
         )
@@ -316,6 +347,7 @@ class History:
         self.pushes += 1
         self.now += timedelta(seconds=self.dice.randrange(1, 60))
         there.stamp(self.now)
+        there.number += plan.write.op is Op.CREATE
         if plan.write.op is Op.DELETE:
             there.record = None
         else:
@@ -337,13 +369,13 @@ class History:
         assert answer is not None
         pipe.flying = pipe.answer = None
         if plan.write.op is Op.DELETE:
-            pipe.linked, pipe.closed_at, pipe.deleted_by_us = False, self.now, True
+            pipe.close(self.now, by_us=True)
             return
-        if plan.write.op is Op.UPDATE and not pipe.linked:
+        if plan.write.op is Op.UPDATE and not pipe.link:
             return  # of the record that they deleted meanwhile
         version, at = answer
         if plan.write.op is Op.CREATE:
-            pipe.linked, pipe.rev = True, pipe.rev + 1
+            pipe.link, pipe.rev = pipe.there.id, pipe.rev + 1
             pipe.state = State(version, at, None, self.now, dict(plan.sent))
             pipe.there.sent += pipe.waits
             pipe.waits = []
@@ -438,12 +470,12 @@ def mixed(seed: int, *, deletes: bool, policies: bool = False) -> History:
     return history
 
 
-def apart(seed: int) -> tuple[list[tuple[str, ExternalRecord]], Any]:
+def apart(seed: int, *, deletes: bool = False) -> tuple[list[tuple[str, ExternalRecord]], Any]:
     """Edits that nobody heard of yet: what has to be delivered, and a maker of fresh histories that have made them."""
 
     def make() -> History:
         dice = random.Random(seed)
-        history = History(dice, deletes=False)
+        history = History(dice, deletes=deletes)
         for _ in range(dice.randrange(2, 6)):
             history.act(dice.choice(("a", "b", "local")))
         return history
@@ -452,17 +484,16 @@ def apart(seed: int) -> tuple[list[tuple[str, ExternalRecord]], Any]:
     return [(name, record) for name, pipe in history.pipes.items() for record in pipe.there.sent], make
 
 
-def orders_of(seed: int) -> Iterable[tuple[bool, History]]:
-    """One history for every order in which the events of `apart` can arrive; whether each system's came in order."""
-    waiting, make = apart(seed)
+def orders_of(seed: int, *, deletes: bool = False) -> Iterable[History]:
+    """One history for every order in which the events of `apart` can arrive, whoever sent them."""
+    waiting, make = apart(seed, deletes=deletes)
     for order in itertools.permutations(range(len(waiting))):
         history = make()
         for pipe in history.pipes.values():
             pipe.there.sent.clear()
         for place in order:
             history.hear(*waiting[place])
-        own = [[place for place in order if waiting[place][0] == name] for name in history.pipes]
-        yield all(places == sorted(places) for places in own), history
+        yield history
 
 
 def judge(history: History, found: Counter[str], examples: list[str], seed: int) -> Any:
@@ -488,8 +519,8 @@ def judge(history: History, found: Counter[str], examples: list[str], seed: int)
 
 
 def chunk(first: int, count: int) -> tuple[Counter[str], list[str]]:
-    """Run histories `first` … `first + count - 1`: of four, one apart, in all orders; three mixed, one with deletes and
-    one with any policies."""
+    """Run histories `first` … `first + count - 1`: of four, one apart, in all orders, every other with deletes; three
+    mixed, one with deletes and one with any policies."""
     found: Counter[str] = Counter(dict.fromkeys(("diverged", "unlogged", "resurrected", "not_quiet"), 0))
     examples: list[str] = []
     for seed in range(first, first + count):
@@ -498,9 +529,10 @@ def chunk(first: int, count: int) -> tuple[Counter[str], list[str]]:
             history = mixed(seed, deletes=seed % 4 == 2 or seed % 8 == 7, policies=seed % 4 == 3)
             judge(history, found, examples, seed)
             continue
-        ends = [(in_order, judge(each, found, examples, seed)) for in_order, each in orders_of(seed)]
-        found["order_dependent"] += len({end for in_order, end in ends if in_order}) > 1
-        found["differ_when_one_system_is_reordered"] += len({end for _, end in ends}) > 1
+        ends = {judge(each, found, examples, seed) for each in orders_of(seed, deletes=seed % 8 == 4)}
+        found["order_dependent"] += len(ends) > 1
+        if len(ends) > 1 and len(examples) < 5:
+            examples.append(f"order_dependent: seed {seed}")
     return found, examples
 
 

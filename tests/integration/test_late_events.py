@@ -118,3 +118,95 @@ async def test_after_a_day_a_decision_stands(inbound):
     )
     await inbound.apply(inbound.event("x1", TOLD[0][1], 3, received_at=at(9)))
     assert (await inbound.person())["first_name"] == "A"
+
+
+# with deletes ---------------------------------------------------------------------------------------------------------
+
+
+async def deleting(inbound: Inbound) -> str:
+    person = await known(inbound, "registry")
+    await inbound.admin.execute(
+        "update sync.connection set delete_policy = 'delete', created_at = %s where org_id = %s", (at(0), inbound.org)
+    )
+    return person
+
+
+async def links(inbound: Inbound) -> dict[str, bool]:
+    found = await inbound.rows(
+        "select external_id, deleted_at is null as open from sync.external_link where org_id = %s order by external_id",
+        inbound.org,
+    )
+    return {row["external_id"]: row["open"] for row in found}
+
+
+@pytest.mark.covers("R11", "R12", "F058")
+@pytest.mark.parametrize(
+    ("edited", "alive"), [(6, False), (9, True)], ids=["edited before the delete", "edited after it"]
+)
+async def test_a_delete_and_edits_of_two_systems_end_in_one_state(database, connections_to, edited, alive):
+    ends = set()
+    for number, order in enumerate(itertools.permutations(range(4))):
+        inbound = Inbound(*connections_to, f"gone{edited}x{number}")
+        await inbound.connect()
+        await deleting(inbound)
+        events = [
+            inbound.event("x1", {**LEE, "firstName": "A"}, 3, received_at=at(20)),
+            inbound.event("x1", None, 8, received_at=at(20)),
+            inbound.event("y1", {**LEE, "gender": "f"}, 5, connection="registry", received_at=at(20)),
+            inbound.event(
+                "y1", {**LEE, "gender": "f", "lastName": "B"}, edited, connection="registry", received_at=at(20)
+            ),
+        ]
+        for place in order:
+            await inbound.apply(events[place])
+        person = await inbound.person()
+        held = (person["first_name"], person["last_name"], person["gender"]) if person["deleted_at"] is None else None
+        ends.add((held, person["first_name"], tuple((await links(inbound)).items())))
+    assert ends == {(("A", "B", "f") if alive else None, "A", (("x1", False), ("y1", True)))}
+
+
+async def test_what_another_system_revives_is_made_anew_where_it_was_deleted(inbound):
+    person = await deleting(inbound)
+    await inbound.apply(inbound.event("x1", None, 8))
+    assert await links(inbound) == {"x1": False, "y1": True}
+    await inbound.apply(inbound.event("y1", {**LEE, "firstName": "B"}, 9, connection="registry"))
+    assert (await inbound.person())["deleted_at"] is None
+    # The planner finds an entity without a link; an event of the old record is none of the new one.
+    await inbound.apply(inbound.event("x1", {**LEE, "firstName": "old"}, 7, received_at=at(30)))
+    assert ((await inbound.person())["first_name"], (await inbound.person())["id"]) == ("B", person)
+    assert await links(inbound) == {"x1": False, "y1": True}
+
+
+async def test_a_record_that_is_there_again_is_the_same_entity(inbound):
+    person = await deleting(inbound)
+    await inbound.apply(inbound.event("x1", None, 8))
+    await inbound.apply(inbound.event("x1", {**LEE, "firstName": "back"}, 9))
+    (row,) = await inbound.people()
+    assert (row["id"], row["deleted_at"], row["first_name"], row["last_name"]) == (person, None, "back", "Lee")
+    open_links = await inbound.rows(
+        "select external_id from sync.external_link where org_id = %s and deleted_at is null", inbound.org
+    )
+    assert sorted(link["external_id"] for link in open_links) == ["x1", "y1"]
+
+
+@pytest.mark.parametrize("minutes", [6, 10], ids=["by its time", "by a clock that is ahead"])
+async def test_what_is_heard_after_our_delete_is_in_the_log(inbound, minutes):
+    await deleting(inbound)
+    await inbound.admin.execute(
+        """update sync.external_link set deleted_at = %s, link_metadata = '{"deleted_by_us": true}'
+           where org_id = %s and connection = 'parish'""",
+        (at(8), inbound.org),
+    )
+    await inbound.apply(inbound.event("x1", {**LEE, "firstName": "unheard"}, minutes))
+    assert [person["first_name"] for person in await inbound.people()] == ["Ann"]
+    (lost,) = await inbound.rows("select * from sync.conflict_log where org_id = %s", inbound.org)
+    assert (lost["field"], lost["ours"], lost["theirs"], lost["rule"]) == ("first_name", "Ann", "unheard", "overtaken")
+
+
+async def test_a_person_of_ours_who_deletes_is_not_overruled_by_a_later_edit(inbound):
+    await deleting(inbound)
+    await inbound.edit(deleted_at=at(5), modified_at=at(5))
+    await inbound.apply(inbound.event("y1", {**LEE, "firstName": "B"}, 9, connection="registry"))
+    assert (await inbound.person())["deleted_at"] == at(5)
+    (lost,) = await inbound.rows("select theirs, rule from sync.conflict_log where org_id = %s", inbound.org)
+    assert (lost["theirs"], lost["rule"]) == ("B", "deleted_here")

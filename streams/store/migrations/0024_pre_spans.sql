@@ -1,3 +1,5 @@
+-- Of a row that an event made, the columns that the event did not fill have a time, too.
+--
 -- An event that comes late may tell that a value was there earlier than we believed: then the times of fields change, and
 -- nothing else of the row does.
 
@@ -68,8 +70,11 @@ begin
              select jsonb_object_agg(n.key, new.modified_at) from jsonb_each(to_jsonb(given)) n
              where n.value is distinct from to_jsonb(old) -> n.key and n.key <> all (kept)), '{}')
          end;
-  elsif tg_op = 'INSERT' and not tagged then
-    new.field_times := '{}';
+  elsif tg_op = 'INSERT' then
+    -- Columns that nobody has written yet are as old as the oldest.
+    new.field_times := coalesce((
+      select case when min(t.value) < max(t.value) then jsonb_build_object('', min(t.value)) || given.field_times end
+      from jsonb_each_text(given.field_times) t where tagged), '{}');
   end if;
 
   new.changed_xid := pg_current_xact_id();

@@ -41,7 +41,9 @@ canonical: dict[Form, st.SearchStrategy[Json]] = {
     "date_only": st.none() | st.dates().map(lambda day: day.isoformat()),
     "id_name": st.none() | st.text(min_size=1, max_size=5) | st.integers(0, 10**25).map(str),
 }
-anything = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.lists(st.integers(), max_size=3)
+anything = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.lists(st.integers(), max_size=3)
+)
 anything |= instants.map(lambda at: at.isoformat()) | st.datetimes().map(str)
 documents = st.fixed_dictionaries(
     {
