@@ -140,6 +140,12 @@ def check_intervals(manifest: Manifest, given: Mapping[str, float]) -> dict[str,
     return {kind: float(seconds) for kind, seconds in given.items() if seconds}
 
 
+def check_full_reads(every_s: float | None) -> None:
+    """Raise Problem (`limit_invalid`) for seconds between full readings that mean nothing; 0 is never."""
+    if every_s and not 1 <= every_s <= YEAR_S:
+        raise _limit(f"{every_s:g} seconds between full readings", f"Choose 1 to {YEAR_S}, or 0 for none.")
+
+
 def check_limits(concurrency: int | None, guard: Mapping[str, int | None], budget: Mapping[str, float]) -> None:
     """Raise Problem (`limit_invalid`) for numbers that no lane can work with."""
     if concurrency is not None and not 1 <= concurrency <= CONCURRENCY_MOST:

@@ -23,6 +23,7 @@ from streams.store.connections import Connection, Gate
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DEFAULT_POLL_INTERVAL_S = 900.0
+DEFAULT_FULL_READ_EVERY_S = 86_400.0
 DECIDES = frozenset({"option", "delete_policy", "filters", "on_leave", "fields", "gates"})
 """Choices that decide what is sent: what they hold already follows by a resync."""
 BY_TYPE = frozenset({"filters", "fields", "gates", "conflict_policies", "poll_intervals"})
@@ -31,7 +32,7 @@ _JSON = ("filters", "fields", "guard", "budget", "gates", "conflict_policies", "
 _DEFAULTS: Mapping[str, Any] = {
     "allow_private": False, "http2": False, "compress": False, "filters": {}, "on_leave": "keep", "fields": {},
     "concurrency": None, "guard": {}, "budget": {}, "conflict_policies": {}, "poll_intervals": {},
-    "review_within_s": 604_800.0,
+    "review_within_s": 604_800.0, "full_read_every_s": DEFAULT_FULL_READ_EVERY_S,
 }  # fmt: skip
 
 
@@ -66,6 +67,7 @@ class Choices:
     budget: Mapping[str, float] | None = None
     conflict_policies: Mapping[str, Mapping[str, Json]] | None = None
     poll_intervals: Mapping[str, float] | None = None
+    full_read_every_s: float | None = None
     review_within_s: float | None = None
 
 
@@ -90,6 +92,7 @@ def checked(manifest: Manifest, model: Model, choices: Choices, types: Collectio
     choice_checks.check_deadline(choices.review_within_s)
     policies = choice_checks.check_policies(manifest, choices.conflict_policies or {})
     intervals = choice_checks.check_intervals(manifest, choices.poll_intervals or {})
+    choice_checks.check_full_reads(choices.full_read_every_s)
     return replace(choices, filters=filters, fields=fields, conflict_policies=policies, poll_intervals=intervals)
 
 

@@ -90,6 +90,12 @@ Polls = Annotated[
 ReviewWithin = Annotated[
     str | None, typer.Option(metavar="TIME", help="How long what it asks of a person may wait, as 3d; at first 7d.")
 ]
+FullReads = Annotated[
+    str | None,
+    typer.Option(
+        "--full-read", metavar="TIME", help="Between polls that read all there is, as 7d; 0s: never; at first 24h."
+    ),
+]
 AllowPrivate = Annotated[
     bool | None,
     typer.Option("--allow-private/--no-allow-private", help="Allow addresses inside a private network."),
@@ -187,6 +193,14 @@ def intervals(written: Sequence[str] | None) -> dict[str, float] | None:
             raise typer.BadParameter("write TYPE=SECONDS, as people=60, or TYPE=default", param_hint="--poll")
         found[kind] = 0.0 if seconds == "default" else float(seconds)
     return found
+
+
+def full_reads(written: str | None) -> float | None:
+    """Seconds between full readings; 0 for never."""
+    from streams.cli.spans import span
+
+    every = span(written, "--full-read")
+    return None if every is None else every.total_seconds()
 
 
 def gates(written: Sequence[str] | None) -> dict[str, str] | None:

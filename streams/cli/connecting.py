@@ -58,6 +58,7 @@ def connect(
         float | None, typer.Option(min=1, metavar="SECONDS", help="Between polls; default: syncInterval, or 900.")
     ] = None,
     polls: choosing.Polls = None,
+    full_reads: choosing.FullReads = None,
     deletes: choosing.Deletes = None,
     conflict_policy: Annotated[
         choosing.ConflictPolicy, typer.Option(help="When both sides changed a field.")
@@ -95,6 +96,7 @@ def connect(
         mode=mode.value,
         poll_interval_s=poll_interval,
         poll_intervals=choosing.intervals(polls),
+        full_read_every_s=choosing.full_reads(full_reads),
         delete_policy=(deletes or _ask_deletes(option)).value,
         conflict_policy=conflict_policy.value,
         retry_policy=retry_policy.value,

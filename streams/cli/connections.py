@@ -91,6 +91,7 @@ def set_(
     mode: Annotated[choosing.Mode | None, typer.Option(help="When it works.")] = None,
     poll_interval: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Between polls.")] = None,
     polls: choosing.Polls = None,
+    full_reads: choosing.FullReads = None,
     deletes: choosing.Deletes = None,
     conflict_policy: Annotated[
         choosing.ConflictPolicy | None, typer.Option(help="When both sides changed a field.")
@@ -130,6 +131,7 @@ def set_(
         "mode": mode and mode.value,
         "poll_interval_s": poll_interval,
         "poll_intervals": choosing.intervals(polls),
+        "full_read_every_s": choosing.full_reads(full_reads),
         "delete_policy": deletes and deletes.value,
         "conflict_policy": conflict_policy and conflict_policy.value,
         "conflict_policies": choosing.conflicts(conflicts),
@@ -248,6 +250,7 @@ def described(row: Connection) -> dict[str, Any]:
         "retry_policy": row.retry_policy,
         "poll_interval_s": row.poll_interval_s,
         "poll_intervals": dict(row.poll_intervals),
+        "full_read_every_s": row.full_read_every_s,
         "filters": dict(row.filters),
         "on_leave": row.on_leave,
         "fields": dict(row.fields),

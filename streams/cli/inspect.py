@@ -46,6 +46,7 @@ def status(as_json: session.Json = False) -> None:
     _section("workers", {"pid": "WORKER PID", "roles": "ROLES"}, told["workers"])
     columns = {
         "name": "CONNECTION", "state": "STATE", "intents": "PUSHES", "oldest": "OLDEST WAITING", "polled": "LAST POLL",
+        "full": "ALL READ IN FULL",
         "lastPushExternalSyncTimestamp": "PUSHED THROUGH", "lastPullExternalSyncTimestamp": "PULLED THROUGH",
         "conflicts": "CONFLICTS", "reviews": "REVIEW", "dead_letters": "DEAD LETTERS",
     }  # fmt: skip
@@ -96,12 +97,14 @@ def _components(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _connection(row: Mapping[str, Any]) -> dict[str, Any]:
     polled = [poll["polled_at"] for poll in row["polls"].values() if poll["polled_at"]]
+    full = [poll["read_in_full_at"] for poll in row["polls"].values()]
     reason = f" ({row['state_reason']})" if row["state_reason"] else ""
     return {
         **row,
         "state": row["state"] + reason,
         "oldest": show.span(row["oldest_waiting_s"]),
         "polled": max(polled, default=None),
+        "full": None if None in full else min(full, default=None),
     }
 
 

@@ -78,6 +78,9 @@ class _Limits(Input):
     poll_intervals: dict[str, Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]] | None = Field(
         None, max_length=100, description="External type -> seconds between its polls; 0: as the connection's others."
     )
+    full_read_every_s: float | None = Field(
+        None, ge=0, le=31_536_000, allow_inf_nan=False, description="Between polls that read all there is; 0: never."
+    )
 
     def limits(self) -> dict[str, Any]:
         """Those that are named, as plain values."""
@@ -175,6 +178,7 @@ class ConnectionOut(BaseModel):
     retry_policy: str
     poll_interval_s: float
     poll_intervals: dict[str, float]
+    full_read_every_s: float
     review_within_s: float
     filters: dict[str, list[dict[str, Any]]]
     on_leave: str

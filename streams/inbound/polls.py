@@ -4,7 +4,8 @@
 
 `fetched_through` moves when all pages are durable in Kafka, so a failed poll is repeated whole. `applied_through` moves
 when their events are applied: a poll leaves a mark with the offsets it reached, and `settle` compares the marks with
-the applier's own positions. Reading a record again costs little, and has no effect twice, whatever is left out here.
+the applier's own positions. Reading a record again costs little, and has no effect twice, whatever is left out here:
+so once in a while a poll reads all there is.
 `streams.inbound.schedule` decides when; this never waits.
 """
 
@@ -13,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import Counter
@@ -30,6 +31,7 @@ from streams.inbound import dead_letters
 from streams.inbound.enumeration import Brought, doubt_missing
 from streams.inbound.publish import Place, Publisher, Sender, event_of
 from streams.rules import clock_errors as clock_rules
+from streams.rules import full_readings
 from streams.store import clock_errors, fetches, queries
 from streams.store.connections import Connection
 from streams.topics import INBOUND
@@ -56,6 +58,7 @@ class Polled:
     Args:
         date: their clock when they answered the first question; None where they do not tell.
         newest: of their times that were read.
+        full: it reads all there is, not what changed since the checkpoint.
         positions: partition -> the offset after the last event published there.
         error: code of the problem that ended it; empty when all pages were read.
         failures: failed polls in a row, this one included.
@@ -65,9 +68,18 @@ class Polled:
     published: int = 0
     date: datetime | None = None
     newest: datetime | None = None
+    full: bool = False
     positions: dict[int, int] = field(default_factory=dict)
     error: str = ""
     failures: int = 0
+
+
+class Checkpoint(NamedTuple):
+    """How far the polls of a type are; names are those of the columns."""
+
+    fetched_through: datetime | None
+    failures: int
+    read_in_full_at: datetime | None
 
 
 class Poller:
@@ -103,10 +115,12 @@ class Poller:
         scope = {"org": connection.org_id, "connection": connection.name, "type": external_type}
         async with self._pool.connection() as conn:
             row = await (await conn.execute(_SQL["checkpoint"], scope)).fetchone()
-        fetched_through, failures = (row[0], row[2]) if row else (None, 0)
-        polled = Polled()
+        known = Checkpoint(*row) if row else Checkpoint(None, 0, None)
+        polled, failures = Polled(), known.failures
         try:
-            await self._read(connection, external_type, fetched_through, started, polled)
+            since = await self._since(connection, external_type, known, started)
+            polled.full = since is None
+            await self._read(connection, external_type, since, started, polled)
         except Problem as problem:
             polled.error, polled.failures = problem.code, failures + 1
         except Exception as error:  # noqa: BLE001 - whatever an adapter does, the next poll begins afresh
@@ -115,26 +129,29 @@ class Poller:
         await self._save(scope, started, polled)
         outcome = polled.error or "done"
         POLLED.labels(connection.name, external_type, outcome).inc()
-        if polled.error or polled.published:
+        if polled.error or polled.published or polled.full:
             _log.info(
-                "polled", connection=connection.name, type=external_type, outcome=outcome, read=polled.read,
-                published=polled.published,
+                "polled", connection=connection.name, type=external_type, outcome=outcome, full=polled.full,
+                read=polled.read, published=polled.published,
             )  # fmt: skip
         return polled
 
-    async def _read(
-        self,
-        connection: Connection,
-        external_type: str,
-        fetched_through: datetime | None,
-        began: datetime,
-        polled: Polled,
-    ) -> None:
+    async def _since(
+        self, connection: Connection, external_type: str, known: Checkpoint, now: datetime
+    ) -> datetime | None:
+        """Where to begin; None to read all there is."""
+        last, every = known.read_in_full_at, timedelta(seconds=connection.full_read_every_s)
+        share = full_readings.jitter(connection.org_id, connection.name, external_type, last)
+        if known.fetched_through is None or full_readings.due(now, last, every, share, failures=known.failures):
+            return None
         async with self._pool.connection() as conn:
             error = await clock_errors.load(conn, connection.org_id, connection.name)
-        manifest, first = self._manifest(connection.system), True
-        overlap = clock_rules.overlap(manifest.poll_overlap, error)
-        since, brought = None if fetched_through is None else fetched_through - overlap, Brought()
+        return known.fetched_through - clock_rules.overlap(self._manifest(connection.system).poll_overlap, error)
+
+    async def _read(
+        self, connection: Connection, external_type: str, since: datetime | None, began: datetime, polled: Polled
+    ) -> None:
+        manifest, first, brought = self._manifest(connection.system), True, Brought()
         async with self._open_client(connection) as client:
             async for page in client.pages(external_type, since):
                 if first:
@@ -198,7 +215,7 @@ class Poller:
             if polled.error:
                 await conn.execute(_SQL["poll_failed"], {**scope, "error": polled.error, "now": started})
             else:
-                await conn.execute(_SQL["fetched"], {**scope, "through": through, "now": started})
+                await conn.execute(_SQL["fetched"], {**scope, "through": through, "full": polled.full, "now": started})
             if polled.positions:
                 positions = Jsonb({str(partition): offset for partition, offset in polled.positions.items()})
                 await conn.execute(_SQL["mark"], {**scope, "through": through, "positions": positions})

@@ -8,11 +8,12 @@ select pg_advisory_xact_lock(hashtextextended('syncline connection ' || %(org_id
 insert into sync.connection as c
   (org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy, conflict_policies,
    retry_policy, poll_interval_s,
-   allow_http, allow_private, http2, compress, filters, on_leave, fields, concurrency, guard, budget, gates, poll_intervals, review_within_s)
+   allow_http, allow_private, http2, compress, filters, on_leave, fields, concurrency, guard, budget, gates, poll_intervals, review_within_s,
+   full_read_every_s)
 values (%(org_id)s, %(name)s, %(system)s, %(url)s, %(auth)s, %(settings)s, %(option)s, %(mode)s, %(delete_policy)s,
         %(conflict_policy)s, %(conflict_policies)s, %(retry_policy)s, %(poll_interval_s)s, %(allow_http)s, %(allow_private)s, %(http2)s,
         %(compress)s, %(filters)s, %(on_leave)s, %(fields)s, %(concurrency)s, %(guard)s, %(budget)s, %(gates)s, %(poll_intervals)s,
-        %(review_within_s)s)
+        %(review_within_s)s, %(full_read_every_s)s)
 on conflict (org_id, name) do update set
   url = excluded.url, auth = excluded.auth, settings = excluded.settings, option = excluded.option,
   mode = excluded.mode, delete_policy = excluded.delete_policy, conflict_policy = excluded.conflict_policy,
@@ -20,7 +21,7 @@ on conflict (org_id, name) do update set
   allow_private = excluded.allow_private, http2 = excluded.http2, compress = excluded.compress,
   filters = excluded.filters, on_leave = excluded.on_leave, fields = excluded.fields,
   poll_intervals = excluded.poll_intervals, concurrency = excluded.concurrency, guard = excluded.guard, budget = excluded.budget, gates = excluded.gates,
-  review_within_s = excluded.review_within_s, state = 'active', state_reason = null, epoch = c.epoch + 1
+  review_within_s = excluded.review_within_s, full_read_every_s = excluded.full_read_every_s, state = 'active', state_reason = null, epoch = c.epoch + 1
 
 -- change --
 update sync.connection set
@@ -29,7 +30,8 @@ update sync.connection set
   retry_policy = %(retry_policy)s, poll_interval_s = %(poll_interval_s)s, allow_http = %(allow_http)s,
   allow_private = %(allow_private)s, http2 = %(http2)s, compress = %(compress)s, filters = %(filters)s,
   on_leave = %(on_leave)s, fields = %(fields)s, concurrency = %(concurrency)s, guard = %(guard)s, budget = %(budget)s,
-  gates = %(gates)s, poll_intervals = %(poll_intervals)s, review_within_s = %(review_within_s)s, epoch = epoch + 1
+  gates = %(gates)s, poll_intervals = %(poll_intervals)s, review_within_s = %(review_within_s)s,
+  full_read_every_s = %(full_read_every_s)s, epoch = epoch + 1
 where org_id = %(org_id)s and name = %(name)s
 
 -- open_gates --

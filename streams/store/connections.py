@@ -30,6 +30,7 @@ class Connection:
         conflict_policies: root entity type -> who wins its conflicts, see `rules.policies`.
         poll_interval_s: seconds between two polls of one external type.
         poll_intervals: external type -> the same, where it has an interval of its own.
+        full_read_every_s: seconds between two polls that read all there is; 0: never but without a checkpoint.
         filters: root entity type -> conditions that the row must fulfil to be there, see `rules.filters`.
         on_leave: what becomes of their record when ours no longer fulfils them.
         fields: root entity type -> `include` or `exclude` with the names of fields and part types.
@@ -55,6 +56,7 @@ class Connection:
     retry_policy: str
     poll_interval_s: float
     poll_intervals: Mapping[str, float]
+    full_read_every_s: float
     allow_http: bool
     allow_private: bool
     http2: bool
@@ -82,9 +84,9 @@ class Connection:
 
 
 _COLUMNS = """org_id, name, system, url, auth, settings, option, mode, delete_policy, conflict_policy,
-              conflict_policies, retry_policy, poll_interval_s, poll_intervals, allow_http, allow_private, http2,
-              compress, filters, on_leave, fields, concurrency, guard, budget, gates, state, state_reason, epoch,
-              created_at, review_within_s"""
+              conflict_policies, retry_policy, poll_interval_s, poll_intervals, full_read_every_s, allow_http,
+              allow_private, http2, compress, filters, on_leave, fields, concurrency, guard, budget, gates, state,
+              state_reason, epoch, created_at, review_within_s"""
 
 
 async def list_active(conn: AsyncConnection[Any], org_id: str | None = None) -> list[Connection]:

@@ -289,12 +289,13 @@ where org_id = %(org)s and link_id = %(link)s
 -- checkpoint --
 insert into sync.checkpoint as c (org_id, connection, external_type) values (%(org)s, %(connection)s, %(type)s)
 on conflict (org_id, connection, external_type) do update set failures = c.failures
-returning fetched_through, applied_through, failures
+returning fetched_through, failures, read_in_full_at
 
 -- fetched --
 -- Everything up to here is durable in inbound.events.
 update sync.checkpoint set
-  fetched_through = greatest(fetched_through, %(through)s), polled_at = %(now)s, failures = 0, last_error = null
+  fetched_through = greatest(fetched_through, %(through)s), polled_at = %(now)s, failures = 0, last_error = null,
+  read_in_full_at = case when %(full)s then %(now)s else read_in_full_at end
 where org_id = %(org)s and connection = %(connection)s and external_type = %(type)s
 
 -- mark --

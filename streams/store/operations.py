@@ -22,8 +22,8 @@ async def overview(conn: Conn, org_id: str, now: datetime) -> list[Row]:
     """One JSON object per connection.
 
     `intents` counts by state; `oldest_waiting_s` is the age in seconds of the oldest change they do not have yet, None
-    when they have all; `polls` has the checkpoints by external type; `subscription` tells of the webhook subscription
-    that we keep there, None where a person does that.
+    when they have all; `polls` has the checkpoints by external type, with `read_in_full_at`; `subscription` tells of
+    the webhook subscription that we keep there, None where a person does that.
 
     `lastPushExternalSyncTimestamp` and `lastPullExternalSyncTimestamp` are the times up to which everything of ours is
     there and everything of theirs is here, None where that was never so; `reads` counts records of theirs that are

@@ -33,7 +33,7 @@ select connection, count(*) as count from sync.review where org_id = %(org)s and
 
 -- polls --
 select connection, external_type, fetched_through, applied_through, applied_through as "lastSuccessfulPollTimestamp",
-       polled_at, failures, last_error, recovered
+       polled_at, read_in_full_at, failures, last_error, recovered
 from sync.checkpoint where org_id = %(org)s order by 1, 2
 
 -- pushed_through --

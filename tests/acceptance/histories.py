@@ -56,7 +56,8 @@ def connection(name: str, delete: str, policies: dict[str, Any] | None = None) -
     return Connection(
         org_id=ORG, name=name, system=MANIFEST.name, url="https://x.example", auth=None, settings={}, option=1,
         mode="both", delete_policy=delete, conflict_policy="lww", conflict_policies=chosen, retry_policy="durable",
-        poll_interval_s=900.0, poll_intervals={}, allow_http=False, allow_private=False, http2=False, compress=False,
+        poll_interval_s=900.0, poll_intervals={}, full_read_every_s=0.0, allow_http=False, allow_private=False,
+        http2=False, compress=False,
         filters={}, on_leave="keep", fields={}, concurrency=None, guard={}, budget={}, gates={"person": "live"},
         state="active", state_reason=None, epoch=1, created_at=START,
     )  # fmt: skip

@@ -116,6 +116,21 @@ def test_a_type_may_have_an_interval_of_its_own(syncline, document):
     assert "limit_invalid" in syncline("connections", "set", "clinic", "--poll", "campus=0.5", code=1)
 
 
+@pytest.mark.covers("R20")
+def test_how_often_all_is_read_is_a_choice(syncline, document):
+    def every():
+        return syncline("connections", "show", "clinic", "--json")["full_read_every_s"]
+
+    syncline("connect", document, "--name", "clinic")
+    assert every() == 86_400
+    syncline("connections", "set", "clinic", "--full-read", "7d")
+    syncline("connect", document, "--name", "clinic", "--update")
+    assert every() == 7 * 86_400, "what is not named stays"
+    syncline("connections", "set", "clinic", "--full-read", "0s")
+    assert every() == 0
+    assert "limit_invalid" in syncline("connections", "set", "clinic", "--full-read", "500d", code=1)
+
+
 def test_mistakes_are_named(syncline, document, tmp_path):
     assert "No adapter available for type: nothing" in syncline(
         "connect", "--type", "nothing", "--url", "https://x.org", code=1

@@ -610,6 +610,71 @@ async def test_a_second_full_poll_leaves_unchanged_links_alone_and_only_doubts_w
     assert await parish.living() == ["P0", "P1", "P3"]
 
 
+@pytest.fixture
+def later(parish):
+    """`later(hours)`: a poller that works then."""
+
+    def at(hours, open_client=None):
+        return Poller(
+            parish.opened.app, parish.publisher, manifest, open_client or parish.opened.client,
+            now=lambda: clock.now() + timedelta(hours=hours),
+        )  # fmt: skip
+
+    return at
+
+
+@pytest.mark.covers("R20", "C16")
+async def test_once_a_day_all_is_read_although_nothing_tells_of_a_change(parish, later):
+    await parish.theirs("POST", "/clock", {"skew_s": -3600 * 48})
+    for n in range(3):
+        await parish.put(f"x{n}", firstName=f"P{n}")
+    await parish.theirs("POST", "/clock", {"skew_s": 0})
+    first = await parish.poll()
+    await parish.apply()
+    assert (first.full, first.read) == (True, 3)
+    read_at = (await parish.checkpoint())["read_in_full_at"]
+    assert read_at is not None
+    await parish.rows("delete from sync.clock_error where org_id = %s", parish.org)
+    soon = await parish.poll(poller=later(12))
+    assert (soon.full, soon.read) == (False, 0)
+    assert (await parish.checkpoint())["read_in_full_at"] == read_at
+
+    people = "select * from canon.person where org_id = %s order by id"
+    before = await parish.rows(people, parish.org)
+    full = await parish.poll(poller=later(27))
+    await parish.apply()
+    assert (full.full, full.read, full.published) == (True, 3, 0), "what is known is no work"
+    assert await parish.rows(people, parish.org) == before
+    assert await parish.rows("select 1 from sync.push_intent where org_id = %s", parish.org) == []
+    assert (await parish.checkpoint())["read_in_full_at"] > read_at + timedelta(hours=26)
+    assert not (await parish.poll(poller=later(28))).full
+
+    without = partial(without_record, parish.opened.client, "x1")
+    assert (await parish.poll(poller=later(60, without))).full
+    await parish.apply()
+    assert await parish.living() == ["P0", "P1", "P2"], "absence is no delete"
+    doubted = await parish.rows("select external_id, reason from sync.fetch_intent where org_id = %s", parish.org)
+    assert doubted == [{"external_id": "x1", "reason": "missing"}]
+
+
+@pytest.mark.covers("R20")
+async def test_a_full_reading_that_fails_does_not_keep_what_changed_waiting(parish, later):
+    await parish.put("x1", firstName="Ann")
+    await parish.poll()
+    before = await parish.checkpoint()
+    await parish.theirs("POST", "/faults", [{"kind": "5xx-before", "next": 1}])
+    failed = await parish.poll(poller=later(27))
+    assert (failed.full, bool(failed.error)) == (True, True)
+    checkpoint = await parish.checkpoint()
+    assert (checkpoint["read_in_full_at"], checkpoint["fetched_through"]) == (
+        before["read_in_full_at"], before["fetched_through"],
+    )  # fmt: skip
+    assert not (await parish.poll(poller=later(27.1))).full
+    assert (await parish.poll(poller=later(27.2))).full
+    await parish.rows("update sync.connection set full_read_every_s = 0 where org_id = %s", parish.org)
+    assert not (await parish.poll(poller=later(1000))).full
+
+
 class Without:
     """A client of a system that has lost one record, without a word."""
 
@@ -648,6 +713,7 @@ async def test_the_timestamps_of_pulls_and_pushes_are_shown(parish):
     told = await shown()
     times = [poll["lastSuccessfulPollTimestamp"] for poll in told["polls"].values()]
     assert told["lastPullExternalSyncTimestamp"] == min(times)
+    assert None not in [poll["read_in_full_at"] for poll in told["polls"].values()]
     assert told["clock"]["error_s"] >= 0
     await parish.wish("x9")
     assert (await shown())["reads"]["count"] == 1
