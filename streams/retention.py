@@ -5,16 +5,14 @@ A service of the role `jobs`. It repeats harmlessly, in every worker; what it wo
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
-import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from streams.store import accounting, push_events
+from streams.turns import InTurns
 
 EVERY_S = 3600.0
 AGAIN_S = 60.0
@@ -22,7 +20,7 @@ AGAIN_S = 60.0
 _log = structlog.get_logger("retention")
 
 
-class Retention:
+class Retention(InTurns):
     """See `streams.worker.Service`.
 
     Args:
@@ -31,28 +29,18 @@ class Retention:
     """
 
     name = "retention"
+    again_s = AGAIN_S
 
     def __init__(self, pool: AsyncConnectionPool, *, kept_days: int, now: Callable[[], datetime]) -> None:
+        super().__init__()
         self._pool = pool
         self._kept_days = kept_days
         self._now = now
-        self._stopping = asyncio.Event()
 
-    async def run(self) -> None:
-        """Keep until `stop`."""
-        while not self._stopping.is_set():
-            pause = EVERY_S
-            try:
-                await self.keep()
-            except (psycopg.OperationalError, PoolTimeout) as error:
-                _log.warning("retention_waits", error=type(error).__name__)
-                pause = AGAIN_S
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-
-    async def stop(self) -> None:
-        """End at once; there is nothing to finish."""
-        self._stopping.set()
+    async def take_turn(self) -> float:
+        """See `InTurns`."""
+        await self.keep()
+        return EVERY_S
 
     async def keep(self) -> accounting.Kept:
         """One turn."""

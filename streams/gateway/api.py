@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 
 from connectors import config
 from streams import status, why
 from streams.connections import Connected
-from streams.gateway import access, desk, events, failures, pushes
-from streams.gateway.services import BIGINT_MOST, BODY_MOST_BYTES, NAME_MOST, Given, Services
+from streams.gateway import desk, events, failures, pushes
+from streams.gateway.parameters import NAME_MOST, Connection, Number, guarded_router
+from streams.gateway.services import Given, Services
 from streams.gateway.shapes import (
     ChangedOut,
     ChangeIn,
@@ -35,12 +36,7 @@ from streams.gateway.shapes import (
 )
 from streams.store import connections, operations
 
-router = APIRouter(
-    prefix="/v1",
-    max_body_size=BODY_MOST_BYTES,
-    dependencies=[Depends(access.authorised)],
-    responses=described({401: "The bearer token is missing or wrong.", 503: "A neighbour does not answer."}),
-)
+router = guarded_router()
 _MISSING = described({404: "There is none."})
 _CHANGED = described({404: "There is none.", 409: "Its state does not allow it."})
 
@@ -165,7 +161,7 @@ async def explain(id: Annotated[str, Path(max_length=1000)], given: Given) -> li
 @router.get("/dead-letters")
 async def list_dead_letters(
     given: Given,
-    connection: Annotated[str | None, Query(max_length=NAME_MOST)] = None,
+    connection: Connection = None,
     closed: Annotated[bool, Query(description="Also those that were redriven or dropped.")] = False,  # noqa: FBT002 - a query flag
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[DeadLetterOut]:
@@ -176,7 +172,7 @@ async def list_dead_letters(
 
 
 @router.get("/dead-letters/{number}", responses=_MISSING)
-async def show_dead_letter(number: Annotated[int, Path(ge=1, le=BIGINT_MOST)], given: Given) -> DeadLetterOut:
+async def show_dead_letter(number: Number, given: Given) -> DeadLetterOut:
     """One dead letter."""
     async with given.pool.connection() as conn:
         return DeadLetterOut.model_validate(await operations.dead_letter(conn, given.settings.org_id, number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime
@@ -17,7 +17,7 @@ from pydantic import AwareDatetime
 from schemas.problems import Problem
 from streams import conflict_cases, conflict_desk, owners, restores, reviews
 from streams.conflict_cases import Wanted
-from streams.gateway import access, failures
+from streams.gateway import failures
 from streams.gateway.desk_shapes import (
     AssignIn,
     CaseOut,
@@ -32,26 +32,19 @@ from streams.gateway.desk_shapes import (
     RestoreIn,
     ReviewOut,
 )
-from streams.gateway.services import BIGINT_MOST, BODY_MOST_BYTES, NAME_MOST, Given, Services
+from streams.gateway.parameters import BIGINT_MOST, NAME_MOST, Connection, EntityId, Number, guarded_router
+from streams.gateway.services import Given, Services
 from streams.gateway.shapes import described
 from streams.queues import By
 from streams.restores import Losers
 from streams.reviews import Which
 
-router = APIRouter(
-    prefix="/v1",
-    max_body_size=BODY_MOST_BYTES,
-    dependencies=[Depends(access.authorised)],
-    responses=described({401: "The bearer token is missing or wrong.", 503: "A neighbour does not answer."}),
-)
+router = guarded_router()
 _MISSING = described({404: "There is none.", 409: "It was decided before."})
 _DECIDED = {**_MISSING, **described({422: "It cannot be decided like that."})}
 _MOVED = described({409: "It was decided before, or moved: then `conflict` has what it is now (`conflict_moved`)."})
 
-Connection = Annotated[str | None, Query(max_length=NAME_MOST)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Number = Annotated[int, Path(ge=1, le=BIGINT_MOST)]
-EntityId = Annotated[str, Path(max_length=200, description="Our id of the record.")]
 Before = Annotated[int | None, Query(ge=0, le=BIGINT_MOST, description="Only older ones than this `id`.")]
 
 

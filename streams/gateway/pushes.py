@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import Query
 
 from schemas.problems import Problem
 from streams import queues, redrives, selected
-from streams.gateway import access
+from streams.gateway.parameters import Connection, EntityId, Number, guarded_router
 from streams.gateway.push_shapes import (
     DecidedOut,
     HoldOut,
@@ -25,24 +25,16 @@ from streams.gateway.push_shapes import (
     RedrivenOut,
     State,
 )
-from streams.gateway.services import BIGINT_MOST, BODY_MOST_BYTES, NAME_MOST, Given, Services
+from streams.gateway.services import Given, Services
 from streams.gateway.shapes import described
 from streams.queues import By
 from streams.redrives import Letters, Redrives
 from streams.store import operations
 
-router = APIRouter(
-    prefix="/v1",
-    max_body_size=BODY_MOST_BYTES,
-    dependencies=[Depends(access.authorised)],
-    responses=described({401: "The bearer token is missing or wrong.", 503: "A neighbour does not answer."}),
-)
+router = guarded_router()
 _DECIDED = described({404: "There is none.", 409: "Its state does not allow it."})
 
-Connection = Annotated[str | None, Query(max_length=NAME_MOST)]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
-Number = Annotated[int, Path(ge=1, le=BIGINT_MOST)]
-EntityId = Annotated[str, Path(max_length=200, description="Our id of the record.")]
 
 
 @router.get("/intents")

@@ -18,9 +18,6 @@ from streams.inbound.publish import Publisher
 from streams.redrives import Republish
 from streams.settings import Settings
 
-NAME_MOST = 63
-BODY_MOST_BYTES = 2**20
-BIGINT_MOST = 2**63 - 1
 BULKS_AT_ONCE = 8
 
 

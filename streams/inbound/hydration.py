@@ -10,7 +10,6 @@ another; the same record is the same event, which has no second effect.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -35,6 +34,7 @@ from streams.rules.hydration import Again, Found, GiveUp, Gone, Next, Tries
 from streams.store import clock_errors, connection_changes, connections, fetches
 from streams.store.connections import Connection
 from streams.store.fetches import Claim
+from streams.turns import InTurns
 
 EVERY_S = 0.5
 READ_S = 45.0
@@ -66,7 +66,7 @@ class Read:
     error: ConnectorError | None = None
 
 
-class Hydrator:
+class Hydrator(InTurns):
     """The service; see `streams.worker.Service`.
 
     Args:
@@ -89,6 +89,7 @@ class Hydrator:
         now: Callable[[], datetime],
         spread: Callable[[], float],
     ) -> None:
+        super().__init__()
         self._pool = pool
         self._publisher = publisher
         self._manifest = manifest
@@ -98,28 +99,22 @@ class Hydrator:
         self._spread = spread
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._stopping = asyncio.Event()
+
+    async def take_turn(self) -> float:
+        """Begin to read for the connections that have something due; they do not wait for each other."""
+        async with self._pool.connection() as conn:
+            due = await fetches.due_connections(conn, self._now())
+        self._running = {place: task for place, task in self._running.items() if not task.done()}
+        for place in due - self._running.keys():
+            self._running[place] = asyncio.create_task(self._work(*place))
+        return EVERY_S
 
     async def run(self) -> None:
-        """Read until `stop`; connections do not wait for each other."""
-        while not self._stopping.is_set():
-            try:
-                async with self._pool.connection() as conn:
-                    due = await fetches.due_connections(conn, self._now())
-                self._running = {place: task for place, task in self._running.items() if not task.done()}
-                for place in due - self._running.keys():
-                    self._running[place] = asyncio.create_task(self._work(*place))
-            except _NEIGHBOURS as error:
-                _log.warning("fetches_wait", error=type(error).__name__)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), EVERY_S)
+        """Read until `stop`; what was not settled by then is read again by another worker."""
+        await super().run()
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-
-    async def stop(self) -> None:
-        """End at once: what was not settled is read again by another worker."""
-        self._stopping.set()
 
     async def _work(self, org_id: str, name: str) -> None:
         try:
@@ -149,7 +144,7 @@ class Hydrator:
                 reads = await asyncio.gather(*(self._read(client, connection, manifest, each) for each in claims))
                 await self._record(connection, reads)
                 count += len(reads)
-                if any(isinstance(each.next, rules.Stop) for each in reads) or self._stopping.is_set():
+                if any(isinstance(each.next, rules.Stop) for each in reads) or self.stopping.is_set():
                     break
                 claims = await self._claim(connection, manifest, polled)
         return count

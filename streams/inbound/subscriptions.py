@@ -30,6 +30,7 @@ from streams.store import connection_changes, connections, credentials
 from streams.store import subscriptions as store
 from streams.store.connections import Connection
 from streams.store.subscriptions import Row
+from streams.turns import InTurns
 
 TURN_S = 5.0
 EVERY_S = 300.0
@@ -49,7 +50,7 @@ OpenClient = Callable[[Connection], AbstractAsyncContextManager[Client]]
 _log = structlog.get_logger("inbound.subscriptions")
 
 
-class Subscriptions:
+class Subscriptions(InTurns):
     """See `streams.worker.Service`.
 
     Args:
@@ -72,24 +73,15 @@ class Subscriptions:
         now: Callable[[], datetime],
         spread: Callable[[], float],
     ) -> None:
+        super().__init__()
         self._pool, self._key, self._public_url = pool, key, public_url.rstrip("/")
         self._manifest, self._open_client = manifest, open_client
         self._now, self._spread = now, spread
-        self._stopping = asyncio.Event()
 
-    async def run(self) -> None:
-        """Look until `stop`."""
-        while not self._stopping.is_set():
-            try:
-                await self.tend()
-            except (psycopg.OperationalError, PoolTimeout) as error:
-                _log.warning("subscriptions_wait", error=type(error).__name__)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), TURN_S)
-
-    async def stop(self) -> None:
-        """Begin nothing new; a look ends within its time, or is repeated by another worker."""
-        self._stopping.set()
+    async def take_turn(self) -> float:
+        """See `InTurns`; a look ends within its time, or is repeated by another worker."""
+        await self.tend()
+        return TURN_S
 
     async def tend(self) -> None:
         """One turn: look at all that is due. Raises OperationalError, PoolTimeout."""
@@ -98,7 +90,7 @@ class Subscriptions:
         await asyncio.gather(*(self._look_at_all() for _ in range(AT_ONCE)))
 
     async def _look_at_all(self) -> None:
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             now = self._now()
             async with self._pool.connection() as conn:
                 row = await store.claim(conn, now=now, until=now + LEASE)

@@ -8,8 +8,6 @@ event.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,6 +27,7 @@ from streams.inbound.loaded import Loaded
 from streams.rules import mapping
 from streams.rules.doubts import ANY_WITHIN, Doubt, Doubts
 from streams.store import queries
+from streams.turns import InTurns
 
 Conn = AsyncConnection[Any]
 Apply = Callable[[Conn, Sequence[Incoming]], Any]
@@ -89,7 +88,7 @@ def _root(unit: Unit, loaded: Loaded, each: Incoming) -> dict[str, Any]:
     )
 
 
-class Waiting:
+class Waiting(InTurns):
     """The service that applies what waited; see `streams.worker.Service`.
 
     Args:
@@ -98,30 +97,21 @@ class Waiting:
     """
 
     name = "inbound.waiting"
+    passing = (psycopg.Error, PoolTimeout, Problem)
 
     def __init__(self, pool: AsyncConnectionPool, codec: Codec, apply: Apply, *, now: Callable[[], datetime]) -> None:
+        super().__init__()
         self._pool = pool
         self._codec = codec
         self._apply = apply
         self._now = now
-        self._stopping = asyncio.Event()
 
-    async def run(self) -> None:
-        """Apply until `stop`."""
-        while not self._stopping.is_set():
-            pause = EVERY_S
-            try:
-                if await self._any():
-                    await self.release()
-                    pause = BUSY_S
-            except (psycopg.Error, PoolTimeout, Problem) as error:
-                _log.warning("events_wait_on", service=self.name, error=getattr(error, "code", type(error).__name__))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-
-    async def stop(self) -> None:
-        """End after the batch in hand."""
-        self._stopping.set()
+    async def take_turn(self) -> float:
+        """See `InTurns`."""
+        if not await self._any():
+            return EVERY_S
+        await self.release()
+        return BUSY_S
 
     async def _any(self) -> bool:
         async with self._pool.connection() as conn:

@@ -8,8 +8,6 @@ slower, but nothing waits for a person.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from streams import metrics
 from streams.outbound.agents import NAME as PLAN
@@ -29,6 +27,7 @@ from streams.outbound.arrivals import Ends
 from streams.outbound.planner import Planner, Touched
 from streams.rules.sweeps import Step, Why, Window, next_step
 from streams.store import publication, queries
+from streams.turns import InTurns
 
 EVERY_S = 15.0
 WITHOUT_CAPTURE_EVERY_S = 3.0
@@ -75,7 +74,7 @@ class State:
     restored: bool
 
 
-class Sweeper:
+class Sweeper(InTurns):
     """A service of the worker. It may run in every worker; one at a time acts.
 
     Args:
@@ -100,6 +99,7 @@ class Sweeper:
         every_s: float = EVERY_S,
         batch: int = BATCH,
     ) -> None:
+        super().__init__()
         self._pool = pool
         self._planner = planner
         self._root_type = root_type
@@ -108,28 +108,15 @@ class Sweeper:
         self._every_s = every_s
         self._batch = batch
         self._changed = _statement(tables)
-        self._stopping = asyncio.Event()
 
-    async def run(self) -> None:
-        """Sweep until `stop`."""
-        while not self._stopping.is_set():
-            pause = self._every_s
-            try:
-                if not await self.turn():
-                    pause = min(pause, WITHOUT_CAPTURE_EVERY_S)
-            except (psycopg.OperationalError, PoolTimeout) as error:
-                _log.warning("sweep_waits", error=type(error).__name__)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-
-    async def stop(self) -> None:
-        """End after the batch in hand."""
-        self._stopping.set()
+    async def take_turn(self) -> float:
+        """See `InTurns`; without capture it is all there is, and comes oftener."""
+        return self._every_s if await self.turn() else min(self._every_s, WITHOUT_CAPTURE_EVERY_S)
 
     async def turn(self) -> bool:
         """Do what is due; whether capture is there at all."""
         captured, finished, deadlocks = True, False, 0
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             try:
                 done = await self._act(noting=captured or not finished)
             except psycopg.errors.DeadlockDetected:  # with a planner, over the books
