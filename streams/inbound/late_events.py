@@ -5,7 +5,7 @@ Those that a delete overtook, and those that show that a value was there earlier
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from schemas.events import InboundEvent
 from streams.inbound import entities, tracks
@@ -13,6 +13,7 @@ from streams.inbound.incoming import Incoming, Unit
 from streams.inbound.loaded import Loaded
 from streams.inbound.tracks import Folded, Track
 from streams.rules import echoes, overtaken, reopening
+from streams.rules.field_conflicts import same
 from streams.rules.sides import Agreed, Decision, Kind, Ours, Theirs
 
 
@@ -26,14 +27,23 @@ def was_deleted_since(track: Track, event: InboundEvent) -> bool:
 
 def before_delete(unit: Unit, loaded: Loaded, folded: Folded, track: Track, each: Incoming) -> tuple[str, str]:
     """Decide an edit that comes after the delete of the record: it makes no link, and nobody alive."""
-    entity, spans = track.entity, track.record.state.spans
+    entity, state = track.entity, track.record.state
     if entity is None:
         raise AssertionError("what was deleted had an entity")
-    ours, theirs = entity.ours(), each.theirs(tracks.read(unit, loaded, track, each).document)
-    decision = overtaken.before_delete(ours, theirs, track.agreed(loaded), unit.terms, spans)
-    if decision.kind is not Kind.DROP:
+    ours = replace(entity.ours(), deleted=False)
+    theirs, agreed = each.theirs(tracks.read(unit, loaded, track, each).document), track.agreed(loaded)
+    # Of each field it is newer than what we know, or older: the two decisions touch none in common.
+    older = reopen(unit, loaded, folded, track, ours, theirs, agreed)
+    newer = overtaken.before_delete(ours, theirs, agreed, unit.terms, state.spans)
+    found = [each for each in (newer, older) if each is not None and each.kind is not Kind.DROP]
+    for decision in found:
         entity.take(decision, each.event, each.written_at)
         folded.note(track, each, decision, ours)
+    if newer in found:
+        told = {key: value for key, value in theirs.document.items() if same(key, theirs.document, newer.base)}
+        state.spans = reopening.noted(state.spans, told, state.base or {}, None, each.written_at)
+        state.base, track.state_moved = newer.base, True
+    decision = found[0] if found else newer
     return echoes.ledger_entry(decision), decision.reason
 
 

@@ -45,7 +45,7 @@ class Record:
         unlinked_at: when its last link was taken away.
         deleted_by_us: it was taken away because we deleted the record there.
         came_back: it was taken away because they deleted the record; if it is there again, it is that entity.
-        former: the entity that the link stood for, if one of us deleted the record.
+        former: the entity that the link stood for, if one of us deleted the record; `former_link` is that link.
         gone_at: when they deleted it, of a record that we never knew: what happened there before must not make it.
         refused: why it must not make or change an entity.
         made_by: who finds its entity, for a link that it gets.
@@ -60,6 +60,7 @@ class Record:
     deleted_by_us: bool = False
     came_back: bool = False
     former: str | None = None
+    former_link: str | None = None
     gone_at: datetime | None = None
     refused: str = ""
     made_by: str = "inbound"

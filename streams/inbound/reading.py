@@ -91,7 +91,7 @@ async def _load_closed_links(conn: Conn, unit: Unit, new: Sequence[Record]) -> N
         record = records[external_id]
         record.unlinked_at, record.deleted_by_us, record.came_back = at, by_us, came_back
         if by_us or by_them:
-            by_link[link_id], record.former = record, entity_id
+            by_link[link_id], record.former, record.former_link = record, entity_id, link_id
             record.entity_id = entity_id if came_back else None
     await _load_states(conn, unit, by_link)
 

@@ -173,7 +173,7 @@ def state_of(track: Track) -> Row:
     """The link's state after all events."""
     state = track.record.state
     return {
-        "link_id": track.record.link_id,
+        "link_id": track.record.link_id or track.record.former_link,
         "external_version": state.version,
         "external_updated_at": state.at,
         "heard_at": state.heard_at,

@@ -67,18 +67,21 @@ def decide(ours: Ours | None, theirs: Theirs, agreed: Agreed, terms: Terms, push
 
 def before_delete(ours: Ours, theirs: Theirs, agreed: Agreed, terms: Terms, spans: Spans) -> Decision:
     """Decide an edit of theirs that comes after their delete of the record, which is later: what is kept of it here,
-    deleted or not, is as if the two had come in their order."""
+    deleted or not, is as if the two had come in their order.
+
+    Args:
+        ours: as if it were not deleted.
+    """
     base = agreed.base or {}
     edited = {
         key: value
         for key, value in theirs.document.items()
         if not same(key, theirs.document, base) and theirs.written_at > written_by(spans, key)
     }
-    living = replace(ours, deleted=False)
-    decided = Fields(living, replace(theirs, document=edited), Agreed(agreed.base, at=agreed.at), terms).decide()
+    decided = Fields(ours, replace(theirs, document=edited), Agreed(agreed.base, at=agreed.at), terms).decide()
     if decided.questions or not (decided.write or decided.losers):
         return Decision(Kind.DROP, "stale", base=base)
-    return replace(decided, reason="before_delete", base=base, remote_needs_correction=False, hidden=True)
+    return replace(decided, reason="before_delete", remote_needs_correction=False, hidden=True)
 
 
 def note_flight(decision: Decision, theirs: Theirs, agreed: Agreed) -> Decision:

@@ -268,7 +268,7 @@ class History:
             self.made += track.entity is not None and track.entity.made
             for write in writing.rows_of(unit, loaded, track):
                 self._stamp(write.columns, write.modified_at, write.origin, dict(write.times))
-            if track.state_moved:
+            if track.state_moved and track.record.link_id is not None:
                 pipe.link = record.external_id
                 pipe.rev += 1
                 pipe.state = track.record.state

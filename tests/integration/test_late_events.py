@@ -210,3 +210,23 @@ async def test_a_person_of_ours_who_deletes_is_not_overruled_by_a_later_edit(inb
     assert (await inbound.person())["deleted_at"] == at(5)
     (lost,) = await inbound.rows("select theirs, rule from sync.conflict_log where org_id = %s", inbound.org)
     assert (lost["theirs"], lost["rule"]) == ("B", "deleted_here")
+
+
+async def test_edits_before_a_delete_that_loses_count_by_their_true_times(database, connections_to):
+    ends = set()
+    for number, order in enumerate(itertools.permutations(range(3))):
+        inbound = Inbound(*connections_to, f"lost{number}")
+        await inbound.connect()
+        await deleting(inbound)
+        await inbound.edit(last_name="ours", modified_at=at(4))
+        await inbound.edit(gender="f", modified_at=at(9))
+        events = [
+            inbound.event("x1", {**LEE, "lastName": "A"}, 3, received_at=at(20)),
+            inbound.event("x1", {**LEE, "lastName": "A", "firstName": "A"}, 6, received_at=at(20)),
+            inbound.event("x1", None, 8, received_at=at(20)),
+        ]
+        for place in order:
+            await inbound.apply(events[place])
+        person = await inbound.person()
+        ends.add((person["first_name"], person["last_name"], person["gender"], person["deleted_at"]))
+    assert ends == {("A", "ours", "f", None)}
