@@ -123,3 +123,7 @@ class Aggregate:
     match: tuple[MatchRule, ...] = ()
     bookkeeping: tuple[str, ...] = ()
     exhaustive: bool = False
+
+    def __hash__(self) -> int:
+        # What is cached by it is asked for every record; all fields of all parts would be gone through each time.
+        return hash((self.external_type, self.root))

@@ -171,7 +171,7 @@ async def _named(conn: Conn, unit: Unit, keys: Iterable[Key]) -> dict[Key, list[
         if rule.name not in by_rule:
             continue
         parents = {part.entity_type: part.parent for part in unit.aggregate.parts}
-        statement = sql.SQL(_NAMED).format(
+        statement = sql.SQL(NAMED).format(
             table=sql.Identifier("canon", rule.part or unit.root.name),
             root=sql.Identifier(parents[rule.part] if rule.part else "id"),
             key=match_key(unit.key_kinds[rule.name], sql.Identifier("t", rule.column)),
@@ -181,7 +181,7 @@ async def _named(conn: Conn, unit: Unit, keys: Iterable[Key]) -> dict[Key, list[
     return found
 
 
-_NAMED = """
+NAMED = """
 select distinct w.key, t.{root} from (select %s::text as org_id, unnest(%s::text[]) as key offset 0) w
 join {table} t on {key} = w.key and t.org_id = w.org_id and t.deleted_at is null
 order by 1, 2"""

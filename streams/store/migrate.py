@@ -1,7 +1,8 @@
 """`syncline migrate`: brings a database to this release and this model. Run it as often as you like.
 
-Order: roles, SQL migrations, the job queue's schema, canonical tables, grants, the default organisation, publication,
-replication slot. Everything but roles and slot is done by the owner; workers and the applier own nothing.
+Order: roles, SQL migrations, the job queue's schema, canonical tables, the planner's first beliefs, grants, the default
+organisation, publication, replication slot. Everything but roles and slot is done by the owner; workers and the applier
+own nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from psycopg import sql
 from schemas import model
 from schemas.problems import Problem
 from streams.settings import Settings
-from streams.store import canon, jobs_schema, migration_files, publication, roles
+from streams.store import canon, jobs_schema, migration_files, publication, roles, statistics
 
 LOCK = 7_310_051_954_881
 """Key of the advisory lock that lets one migrator in at a time; any number nobody else uses."""
@@ -72,6 +73,7 @@ def migrate(settings: Settings, *, post: bool = True, entities: model.Model | No
             migration_files.apply(owner, migration)
         jobs = jobs_schema.ensure(owner, ran, post=post)
         statements = _tables(owner, entities)
+        statistics.expect(owner)
         with owner.transaction():
             roles.grant(owner, entities, publication.PIPELINE_COLUMNS)
         _default_organisation(owner, settings)

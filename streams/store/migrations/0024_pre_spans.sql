@@ -67,8 +67,8 @@ begin
       || case
            when tagged and given.field_times is distinct from old.field_times then given.field_times
            else coalesce((
-             select jsonb_object_agg(n.key, new.modified_at) from jsonb_each(to_jsonb(given)) n
-             where n.value is distinct from to_jsonb(old) -> n.key and n.key <> all (kept)), '{}')
+             select jsonb_object_agg(n.key, new.modified_at) from (select to_jsonb(old) as before offset 0) o, jsonb_each(to_jsonb(given)) n
+             where n.value is distinct from o.before -> n.key and n.key <> all (kept)), '{}')
          end;
   elsif tg_op = 'INSERT' then
     -- Columns that nobody has written yet are as old as the oldest.
