@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import dispatcher, outbound
+from bench import dispatcher, inbound, outbound
 from streams import logging
 from streams.demo.run import connect
 from streams.demo.world import World
@@ -37,6 +37,7 @@ def main() -> None:
         world.stack.stop_component("worker")
         told["dispatcher"] = dispatcher.run(world.settings)
         if sys.argv[1:] != ["outbound"]:
+            told["inbound"] = inbound.run(world.settings)
             edge = [sys.executable, "-m", "bench.faust_edge", "--bootstrap", world.settings.kafka_bootstrap]
             done = subprocess.run(edge, capture_output=True, text=True, check=True)
             told["faust_edge"] = done.stdout.splitlines()[-3:]
