@@ -18,6 +18,7 @@ from connectors.contract import CreateTier, Manifest, Op, Write
 from schemas.fields import Aggregate, Document, Json
 from streams.rules import custom_fields, dependencies, filters, keys, mapping, selection
 from streams.rules.dependencies import Missing
+from streams.rules.places import ExternalId
 from streams.rules.retries import Attempt
 from streams.store.aggregates import Rows
 from streams.store.connections import Connection
@@ -211,7 +212,7 @@ class _Build:
     aggregate: Aggregate
     link: Linked | None
     connection: Connection
-    external_id: mapping.ExternalId
+    external_id: ExternalId
     whole: bool
     event: Event | None
 

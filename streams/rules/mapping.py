@@ -3,9 +3,8 @@
 Both directions of the pipeline compare documents, never payloads, so that what a system cannot represent is no
 difference and what it re-formats is one (`view` is ours as that system can hold it).
 
-A key that is missing says nothing, null says that there is nothing, and an empty text is a value like any other. So a
-place whose parent is null is null, and a list that is null holds nothing. What null is, and the values of a field that
-has forms, is told by these (`schemas.forms`); a value of ours that its form cannot hold is left out.
+Fields are read and written in `streams.rules.places`; here are records with their parts. A list that is null holds
+nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +16,11 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from schemas import forms
-from schemas.fields import Aggregate, Document, Field, Json, Part
+from schemas.fields import Aggregate, Document, Json, Part
 from schemas.problems import Problem
-from streams.rules import custom_fields
+from streams.rules import custom_fields, places
+from streams.rules.places import MISSING, ExternalId, OurId
 
-ExternalId = Callable[[str, str], str | None]
-"""(entity type, our id) -> their id of it, None when it has none."""
-OurId = Callable[[str, str], str | None]
-"""(entity type, their id) -> our id of it, None when it is unknown."""
 NewId = Callable[[str, int], str]
 """(part type, place in their list) -> the id of a part we have not seen before; the same input gives the same id."""
 
@@ -35,7 +30,6 @@ PartIds = Mapping[tuple[str, str], str]
 Alike = Callable[[str, Document, Document], bool]
 """(part type, a part, another) -> whether they are one that is spelled differently."""
 
-_MISSING = object()
 _NOTHING: Mapping[Any, Any] = {}
 _OURS = "id of ours"
 
@@ -83,7 +77,7 @@ def to_payload(
         unresolved: `field` or `part key.field` -> their id of what it refers to over there and we do not know.
     """
     payload: dict[str, Json] = {}
-    _write(aggregate.fields, doc, payload, external_id, unresolved)
+    places.write(aggregate.fields, doc, payload, external_id, unresolved)
     for part in aggregate.parts:
         items = []
         for key in sorted(key for key in doc if key.startswith(f"{part.entity_type}/")):
@@ -92,10 +86,10 @@ def to_payload(
             part_id = key.partition("/")[2]
             item: dict[str, Json] = {part.id_field: part_id} if part.id_field else {}
             if part.external_id and (theirs := external_id(part.entity_type, part_id)):
-                _put(item, part.external_id, theirs)
-            _write(part.fields, doc[key], item, external_id, unresolved, f"{key}.")
+                places.put(item, part.external_id, theirs)
+            places.write(part.fields, doc[key], item, external_id, unresolved, f"{key}.")
             items.append(custom_fields.given_back(item, custom.get(key, {})))
-        _put(payload, part.external, items)
+        places.put(payload, part.external, items)
     return payload
 
 
@@ -128,9 +122,9 @@ def read(
         Problem: `item_unreadable`, for a list of parts that holds something else than objects; `value_unreadable`, for
             a value that is not in its field's form.
     """
-    reading = Reading(_read(aggregate.fields, payload, our_id))
+    reading = Reading(places.read(aggregate.fields, payload, our_id))
     for part in aggregate.parts:
-        items = _get(payload, part.external)
+        items = places.get(payload, part.external)
         if isinstance(items, list | None):
             _read_parts(part, items or [], reading, known, our_id, new_id, part_ids, alike)
     return reading
@@ -168,7 +162,7 @@ def _by_our_ids(aggregate: Aggregate) -> Aggregate:
 def differences(ours: Document, base: Document) -> frozenset[str]:
     """Keys whose value in `ours` is not the one in `base`, and parts of `base` that `ours` lacks. A missing part and
     one that is None are the same."""
-    changed = {key for key, value in ours.items() if not _same(key, value, base.get(key, _MISSING))}
+    changed = {key for key, value in ours.items() if not _same(key, value, base.get(key, MISSING))}
     gone = {key for key, value in base.items() if "/" in key and key not in ours and value is not None}
     return frozenset(changed | gone)
 
@@ -180,7 +174,7 @@ def changed_paths(aggregate: Aggregate, keys: Iterable[str]) -> frozenset[str]:
 
 
 def _same(key: str, ours: Json, theirs: Any) -> bool:
-    if ours is None and "/" in key and theirs is _MISSING:
+    if ours is None and "/" in key and theirs is MISSING:
         return True
     return bool(type(ours) is type(theirs) and ours == theirs) or (
         _is_number(ours) and _is_number(theirs) and ours == theirs
@@ -193,42 +187,6 @@ def _is_number(value: Any) -> bool:
 
 def _no_new_part(part_type: str, place: int) -> str:
     raise AssertionError(f"a part of our own has no id: {part_type} {place}")
-
-
-def _write(
-    fields: Iterable[Field],
-    doc: Mapping[str, Json],
-    into: dict[str, Json],
-    external_id: ExternalId,
-    unresolved: Mapping[str, str],
-    place: str = "",
-) -> None:
-    for field in fields:
-        if field.canonical not in doc:
-            continue
-        value = doc[field.canonical]
-        if field.references:
-            theirs = external_id(field.references, value) if value is not None else None
-            theirs = theirs or unresolved.get(place + field.canonical)
-            if theirs is None and value is not None:
-                continue
-            value = theirs
-        try:
-            _put(into, field.external, forms.write(field.forms, value))
-        except ValueError:
-            continue
-
-
-def _read(fields: Iterable[Field], payload: Mapping[str, Json], our_id: OurId) -> Document:
-    found: Document = {}
-    for field in fields:
-        value = _told(field, payload)
-        if value is _MISSING:
-            continue
-        if field.references and value is not None and (value := our_id(field.references, str(value))) is None:
-            continue
-        found[field.canonical] = value
-    return found
 
 
 def _read_parts(
@@ -257,7 +215,7 @@ def _read_parts(
             nameless.append((place, item))
     # A reference to what we do not know is none of ours either.
     contents = {
-        place: dict.fromkeys(_unresolved(part, item, our_id)) | _read(part.fields, item, our_id)
+        place: dict.fromkeys(places.unresolved(part.fields, item, our_id)) | places.read(part.fields, item, our_id)
         for place, item in nameless
     }
     found = _found(part, contents, {key: value for key, value in free.items() if key not in taken}, alike)
@@ -293,54 +251,13 @@ def _named(part: Part, item: Mapping[str, Json], part_ids: PartIds) -> str | Non
 
 
 def _item_id(part: Part, item: Mapping[str, Json]) -> str:
-    theirs = _get(item, part.external_id) if part.external_id else None
+    theirs = places.get(item, part.external_id) if part.external_id else None
     return str(theirs) if isinstance(theirs, str | int) and not isinstance(theirs, bool) else ""
 
 
 def _take(part: Part, key: str, item: Mapping[str, Json], reading: Reading, known: Document, our_id: OurId) -> None:
     held = known.get(key) or {}
     # A reference to what we do not know yet says nothing: what we have there stays.
-    kept = {name: held.get(name) for name in _unresolved(part, item, our_id)}
-    reading.document[key] = kept | _read(part.fields, item, our_id)
+    kept = {name: held.get(name) for name in places.unresolved(part.fields, item, our_id)}
+    reading.document[key] = kept | places.read(part.fields, item, our_id)
     reading.items[key] = item
-
-
-def _unresolved(part: Part, item: Mapping[str, Json], our_id: OurId) -> list[str]:
-    found = []
-    for each in part.fields:
-        theirs = _told(each, item) if each.references else None
-        if theirs is not None and theirs is not _MISSING and our_id(each.references, str(theirs)) is None:
-            found.append(each.canonical)
-    return found
-
-
-def _told(field: Field, payload: Mapping[str, Json]) -> Any:
-    value = _get(payload, field.external)
-    if value is _MISSING or not field.forms:
-        return value
-    try:
-        return forms.read(field.forms, value)
-    except ValueError:
-        raise Problem(
-            "value_unreadable",
-            f"{field.canonical}, in their {field.external}, is not in the form {field.forms[-1]}",
-            "Mend the field map, or the record over there.",
-        ) from None
-
-
-def _put(into: dict[str, Json], path: str, value: Json) -> None:
-    *parents, leaf = path.split(".")
-    for parent in parents:
-        into = into.setdefault(parent, {})
-    into[leaf] = value
-
-
-def _get(payload: Mapping[str, Json], path: str) -> Any:
-    value: Any = payload
-    for step in path.split("."):
-        if value is None:
-            return None
-        if not isinstance(value, Mapping) or step not in value:
-            return _MISSING
-        value = value[step]
-    return value

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 from schemas.fields import Aggregate, Field, Json, Part
-from streams.rules import mapping
-from streams.rules.mapping import OurId
+from streams.rules import mapping, places
+from streams.rules.places import OurId
 
 Reference = tuple[str, str]
 """(entity type, id)."""
@@ -38,24 +38,19 @@ def in_rows(
 
 def unresolved(aggregate: Aggregate, payload: Mapping[str, Json], our_id: OurId) -> dict[str, Reference]:
     """The root's references to records that we do not know (yet): canonical field -> what it refers to."""
-    missing: dict[str, Reference] = {}
-    for name, single in _single_references(aggregate):
-        unknown = [each for each in in_payload(single, payload) if our_id(*each) is None]
-        missing.update((name, each) for each in unknown)
-    return missing
+    return places.unresolved(aggregate.fields, payload, our_id)
 
 
 def unresolved_in_items(
     aggregate: Aggregate, items: Mapping[str, Mapping[str, Json]], our_id: OurId
 ) -> dict[str, Reference]:
     """The same of items in lists, by their part keys: `household_member/household_member_01h….person_id`."""
-    found: dict[str, Reference] = {}
-    pointing = {part.entity_type: [f for f in part.fields if f.references] for part in aggregate.parts}
-    for key, item in items.items():
-        for field in pointing[key.partition("/")[0]]:
-            single = Aggregate(aggregate.external_type, aggregate.root, (field,))
-            found |= {f"{key}.{name}": each for name, each in unresolved(single, item, our_id).items()}
-    return found
+    fields = {part.entity_type: part.fields for part in aggregate.parts}
+    return {
+        f"{key}.{name}": each
+        for key, item in items.items()
+        for name, each in places.unresolved(fields[key.partition("/")[0]], item, our_id).items()
+    }
 
 
 def part_ids(aggregate: Aggregate, payload: Mapping[str, Json]) -> set[str]:
@@ -85,15 +80,6 @@ def _references_only(aggregate: Aggregate) -> Aggregate | None:
         if (kept := tuple(field for field in part.fields if field.references))
     )
     return Aggregate(aggregate.external_type, aggregate.root, fields, parts) if fields or parts else None
-
-
-@cache
-def _single_references(aggregate: Aggregate) -> tuple[tuple[str, Aggregate], ...]:
-    return tuple(
-        (field.canonical, Aggregate(aggregate.external_type, aggregate.root, (field,)))
-        for field in aggregate.fields
-        if field.references
-    )
 
 
 @cache
