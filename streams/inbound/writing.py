@@ -156,7 +156,9 @@ async def _save_links(conn: Conn, unit: Unit, folded: Folded, now: datetime) -> 
     ]
     await _run(conn, unit, "save_links", rows, now)
     gone = [t.record for t in folded.tracks if t.record.gone_at and not t.link_is_new]
-    await _run(conn, unit, "save_gone", [{"external_id": r.external_id, "at": r.gone_at} for r in gone], now)
+    tombs: list[Row] = [{"external_id": r.external_id, "link": r.former_link, "at": r.gone_at} for r in gone]
+    await _run(conn, unit, "save_gone", [tomb for tomb in tombs if tomb["link"] is None], now)
+    await _run(conn, unit, "gone_again", [tomb for tomb in tombs if tomb["link"] is not None], now)
     linked = [record.entity_id for record in new if record.entity_id]
     if linked:
         await conn.execute(_SQL["settle_creates"], {**unit.scope, "ids": linked, "now": now})

@@ -108,6 +108,12 @@ select %(org)s, %(connection)s, %(type)s, r.external_id, %(entity_type)s,
 from json_to_recordset(%(rows)s::json) as r(external_id text, at timestamptz)
 order by r.external_id
 
+-- gone_again --
+-- They deleted it once more, or say so: nothing before that brings it back, and what comes after is still the entity it was.
+update sync.external_link l set deleted_at = greatest(l.deleted_at, r.at)
+from (select *, %(org)s::text as org_id from json_to_recordset(%(rows)s::json) as j(link text, at timestamptz) offset 0) r
+where l.org_id = r.org_id and l.id = r.link
+
 -- settle_creates --
 -- They have the record, whatever became of the answer to our create: what is still to be said goes out as an update.
 update sync.push_intent set state = 'PENDING', body = null, sent = null, resolve = null, resolve_token = null, attempt = 0,

@@ -230,3 +230,16 @@ async def test_edits_before_a_delete_that_loses_count_by_their_true_times(databa
         person = await inbound.person()
         ends.add((person["first_name"], person["last_name"], person["gender"], person["deleted_at"]))
     assert ends == {("A", "ours", "f", None)}
+
+
+async def test_a_second_word_of_a_delete_makes_nothing_of_it_anew(inbound):
+    person = await deleting(inbound)
+    await inbound.apply(inbound.event("x1", None, 8))
+    await inbound.apply(inbound.event("x1", None, 10))
+    assert (await inbound.ledger())[-1] == ("ignored", "unknown_here")
+    await inbound.apply(inbound.event("x1", {**LEE, "firstName": "between"}, 9, received_at=at(12)))
+    (row,) = await inbound.people()
+    assert (row["id"], row["deleted_at"]) == (person, at(8))
+    await inbound.apply(inbound.event("x1", {**LEE, "firstName": "back"}, 11))
+    (row,) = await inbound.people()
+    assert (row["id"], row["deleted_at"], row["first_name"]) == (person, None, "back")
