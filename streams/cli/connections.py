@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import choosing, session, show, spans
+from streams.cli import choosing, session, show, spans, webhooks
 from streams.cli.examples import examples
 
 if TYPE_CHECKING:
@@ -223,12 +223,7 @@ def webhook(name: session.Name, as_json: session.Json = False) -> None:
         async with session.database(loaded) as conn:
             return await service(loaded).reveal_webhook(conn, session.org(loaded), name)
 
-    found = session.run(work())
-    told = {"url": found.url.get_secret_value(), "secret": found.secret.get_secret_value()}
-    if as_json:
-        show.as_json(told)
-    else:
-        show.pairs(told)
+    webhooks.reveal(session.run(work()), as_json=as_json)
 
 
 def described(row: Connection) -> dict[str, Any]:

@@ -85,8 +85,12 @@ def rotate(
         async with session.database(loaded) as conn:
             return await service(loaded).rotate_webhook(conn, session.org(loaded), name, timedelta(hours=overlap))
 
-    found = session.run(work())
-    told = {"url": found.url.get_secret_value(), "secret": found.secret.get_secret_value()}
+    reveal(session.run(work()), as_json=as_json)
+
+
+def reveal(webhook: Webhook, *, as_json: bool) -> None:
+    """Print a webhook's address and its secret."""
+    told = {"url": webhook.url.get_secret_value(), "secret": webhook.secret.get_secret_value()}
     if as_json:
         show.as_json(told)
     else:
