@@ -13,14 +13,12 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from streams.inbound.incoming import Unit
+from streams.inbound.kept import Kept
 from streams.inbound.loaded import Loaded
-from streams.inbound.waiting import Waiting
 from streams.rules.matching import Answer
 from streams.store import queries
 
 Conn = AsyncConnection[Any]
-
-BATCH = 200
 
 _SQL = queries("matching")
 
@@ -32,26 +30,9 @@ async def read(conn: Conn, unit: Unit, loaded: Loaded, external_ids: Iterable[st
     return {each: answer for each, answer in found.items() if answer.holds(loaded.records[each].unlinked_at)}
 
 
-class Answered(Waiting):
-    """The service; made as `Waiting` is."""
+class Answered(Kept):
+    """The service. The items are closed first: what cannot be as it was decided makes one of its own."""
 
     name = "inbound.answers"
-
-    async def _any(self) -> bool:
-        async with self._pool.connection() as conn:
-            row = await (await conn.execute(_SQL["any_answered"])).fetchone()
-        return bool(row and row[0])
-
-    async def release(self) -> int:
-        """Apply one batch, in one transaction; how many events."""
-        async with self._pool.connection() as conn, conn.transaction():
-            cursor = await conn.execute(_SQL["answered"], {"limit": BATCH})
-            answered = await cursor.fetchall()
-            if not answered:
-                return 0
-            found = await self._read((value, at, "") for _, value, at in answered)
-            # Closed first: what cannot be as it was decided makes an item of its own.
-            ids, events = [number for number, *_ in answered], [each.event.event_id for each in found]
-            await conn.execute(_SQL["take_up"], {"ids": ids, "events": events, "now": self._now()})
-            await self._apply(conn, found)
-        return len(answered)
+    batch = 200
+    any_due, due, taken = _SQL["any_answered"], _SQL["answered"], _SQL["take_up"]

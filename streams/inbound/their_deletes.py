@@ -19,8 +19,8 @@ from psycopg import AsyncConnection
 from schemas.fields import Json
 from streams.inbound import tracks
 from streams.inbound.incoming import Incoming, Unit
+from streams.inbound.kept import Kept
 from streams.inbound.loaded import Loaded
-from streams.inbound.waiting import Waiting
 from streams.rules import mass_changes
 from streams.store import queries
 
@@ -28,7 +28,6 @@ Conn = AsyncConnection[Any]
 Row = dict[str, Json]
 
 KIND: mass_changes.Kind = "their_deletes"
-BATCH = 500
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -106,24 +105,8 @@ async def _run(conn: Conn, unit: Unit, name: str, rows: Sequence[Row], **values:
         await conn.execute(_SQL[name], {**unit.scope, **values, "rows": orjson.dumps(rows).decode()})
 
 
-class Decided(Waiting):
-    """The service that applies deletes about which a person decided, or which are no question any more; made as
-    `Waiting` is."""
+class Decided(Kept):
+    """The service that applies deletes about which a person decided, or which are no question any more."""
 
     name = "inbound.their_deletes"
-
-    async def _any(self) -> bool:
-        async with self._pool.connection() as conn:
-            return bool(((await _one(conn, _SQL["any"], {})) or [False])[0])
-
-    async def release(self) -> int:
-        """Apply one batch, in one transaction; how many events."""
-        async with self._pool.connection() as conn, conn.transaction():
-            cursor = await conn.execute(_SQL["decided"], {"limit": BATCH})
-            decided = await cursor.fetchall()
-            if not decided:
-                return 0
-            found = await self._read((value, at, verdict) for _, value, at, verdict in decided)
-            await conn.execute(_SQL["released"], {"ids": [event_id for event_id, *_ in decided]})
-            await self._apply(conn, found)
-        return len(decided)
+    any_due, due, taken = _SQL["any"], _SQL["decided"], _SQL["released"]

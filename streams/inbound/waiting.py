@@ -8,37 +8,28 @@ event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from schemas import events
-from schemas.codec import Codec
-from schemas.problems import Problem
 from streams.inbound.incoming import Incoming, Unit
+from streams.inbound.kept import Kept
 from streams.inbound.loaded import Loaded
 from streams.rules import mapping
 from streams.rules.doubts import ANY_WITHIN, Doubt, Doubts
 from streams.store import queries
-from streams.turns import InTurns
 
 Conn = AsyncConnection[Any]
-Apply = Callable[[Conn, Sequence[Incoming]], Any]
 
 AGAIN = timedelta(minutes=10)
 """When to look again at an event that waits for a person's decision about a create."""
 LOCKED = timedelta(seconds=1)
 """When to look again at an event whose row was locked."""
-BATCH = 500
-EVERY_S = 1.0
-BUSY_S = 0.1
 
 _SQL = queries("waiting")
 _log = structlog.get_logger("inbound.waiting")
@@ -88,53 +79,8 @@ def _root(unit: Unit, loaded: Loaded, each: Incoming) -> dict[str, Any]:
     )
 
 
-class Waiting(InTurns):
-    """The service that applies what waited; see `streams.worker.Service`.
-
-    Args:
-        pool: of the role `applier`, in autocommit.
-        apply: `Applier.apply`.
-    """
+class Waiting(Kept):
+    """The service that applies what waited."""
 
     name = "inbound.waiting"
-    passing = (psycopg.Error, PoolTimeout, Problem)
-
-    def __init__(self, pool: AsyncConnectionPool, codec: Codec, apply: Apply, *, now: Callable[[], datetime]) -> None:
-        super().__init__()
-        self._pool = pool
-        self._codec = codec
-        self._apply = apply
-        self._now = now
-
-    async def take_turn(self) -> float:
-        """See `InTurns`."""
-        if not await self._any():
-            return EVERY_S
-        await self.release()
-        return BUSY_S
-
-    async def _any(self) -> bool:
-        async with self._pool.connection() as conn:
-            row = await (await conn.execute(_SQL["any"])).fetchone()
-        return bool(row and row[0])
-
-    async def release(self) -> int:
-        """Apply the events that need wait no longer, in one transaction; how many."""
-        async with self._pool.connection() as conn, conn.transaction():
-            cursor = await conn.execute(_SQL["due"], {"now": self._now(), "limit": BATCH})
-            due = await cursor.fetchall()
-            if not due:
-                return 0
-            found = await self._read((value, at, "") for _, value, at in due)
-            await conn.execute(_SQL["released"], {"ids": [event_id for event_id, _, _ in due]})
-            await self._apply(conn, found)
-        return len(due)
-
-    async def _read(self, kept: Iterable[tuple[bytes, str | None, str]]) -> list[Incoming]:
-        """The events that were kept, in order, of (record's value, position, what a person decided)."""
-        rows = list(kept)
-        await self._codec.learn(value for value, _, _ in rows)
-        return [
-            Incoming(events.decode(self._codec, value), position=at, raw=value, verdict=verdict)
-            for value, at, verdict in rows
-        ]
+    any_due, due, taken = _SQL["any"], _SQL["due"], _SQL["released"]

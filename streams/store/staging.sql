@@ -23,7 +23,7 @@ where g.value = 'live' and c.state <> 'disconnected'
 order by 1, 2, 3
 
 -- next --
-select s.value, s.position, s.event_id
+select s.event_id, s.value, s.position
 from sync.staged_record s
 where s.connection = %(connection)s and s.org_id = %(org)s and s.entity_type = %(entity_type)s
 order by s.received_at, s.external_id limit %(limit)s
