@@ -96,6 +96,8 @@ def reopen(
         lost: values that lost by their time within WITHIN.
         shared: other systems have the record, too. Else nothing can come that is to be compared with the earlier time.
     """
+    if ours.deleted:
+        return None
     base, at = agreed.base or {}, theirs.written_at
     found: dict[str, Span] = {}
     moved: list[Moved] = []
@@ -109,8 +111,6 @@ def reopen(
             moved.append(Moved(key, base[key], span.by, at))
         else:
             raised[key] = Span(at, span.by)
-    if ours.deleted:
-        return None
     decision = _decide(ours, base, terms, moved, list(lost))
     if decision.write or (moved and shared):
         return Reopened(decision, {**spans, **raised, **found}, tuple(moved))
